@@ -1,0 +1,40 @@
+"""One sample: the frames of a scene, where they came from, and the truth where it is known."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What a scene really is. OpenCV convention, world-to-camera; pixel centres lie at +0.5.
+
+    extrinsics: float32 [S, 3, 4]; intrinsics: float32 [S, 3, 3] in pixels;
+    depth: float32 [S, H, W], distance along the optical axis, 0 where there is none (sky).
+    """
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    depth: Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """S frames of one scene, all of one size.
+
+    images: float32 [S, 3, H, W], RGB in [0, 1]; names: one per frame;
+    source: what it was read from (JSON-able), kept as provenance.
+    """
+
+    images: Tensor
+    names: list[str]
+    source: dict[str, Any] = field(default_factory=dict)
+    truth: GroundTruth | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.float32:
+            raise ValueError(f"images must be float32 [S, 3, H, W], got {self.images.dtype} {tuple(self.images.shape)}")
+        if len(self.names) != len(self.images):
+            raise ValueError(f"{len(self.images)} frames but {len(self.names)} names")
