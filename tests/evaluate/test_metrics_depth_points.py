@@ -1,0 +1,139 @@
+"""Depth and point errors against closed forms, invariances and an independent least-squares search."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
+
+from quantvggt.core.errors import InputError
+from quantvggt.evaluate.metrics.depth import depth_error
+from quantvggt.evaluate.metrics.points import point_error, umeyama, unproject
+
+RNG = np.random.default_rng(11)
+
+
+def truth_depth():
+    depth = RNG.uniform(1, 5, (3, 6, 7))
+    depth[:, :2] = 0  # sky
+    return depth
+
+
+def test_depth_error_is_zero_for_any_scale_and_ignores_the_sky():
+    truth = truth_depth()
+    predicted = np.where(truth > 0, 3.7 * truth, RNG.uniform(0, 100, truth.shape))
+    error = depth_error(predicted, truth)
+    assert error.absrel == pytest.approx(0, abs=1e-12)
+    assert error.delta1 == 1.0
+
+
+def test_depth_error_follows_its_closed_form():
+    truth = np.array([1.0, 2.0, 4.0, 8.0, 16.0]).reshape(1, 1, 5)
+    predicted = np.array([1.1, 1.8, 4.0, 10.4, 16.0]).reshape(1, 1, 5)  # the medians agree: 4
+    error = depth_error(predicted, truth)
+    assert error.absrel == pytest.approx((0.1 + 0.1 + 0 + 0.3 + 0) / 5)
+    assert error.delta1 == pytest.approx(4 / 5)
+
+
+def test_the_depth_scale_is_one_per_clip():
+    truth = np.stack([np.full((4, 4), 2.0), np.full((4, 4), 2.0), np.full((4, 4), 2.0)])
+    predicted = truth * np.array([1.0, 1.0, 1.5])[:, None, None]
+    assert depth_error(predicted, truth).absrel == pytest.approx(0.5 / 3)
+
+
+def test_unusable_predicted_depth_counts_as_a_full_error():
+    truth = np.full((1, 1, 5), 2.0)
+    predicted = np.array([[[2.0, 2.0, 2.0, np.nan, -3.0]]])
+    assert depth_error(predicted, truth).absrel == pytest.approx(2 / 5)
+    assert depth_error(np.full((1, 1, 5), np.inf), truth).absrel == 1.0
+
+
+def test_depth_without_truth_is_refused():
+    with pytest.raises(InputError, match="no pixel above 0"):
+        depth_error(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
+    with pytest.raises(InputError, match="shape"):
+        depth_error(np.ones((1, 2, 2)), np.ones((2, 2, 2)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_umeyama_recovers_a_known_similarity(seed):
+    rng = np.random.default_rng(seed)
+    source = rng.normal(size=(50, 3))
+    rotation, shift = Rotation.random(random_state=rng).as_matrix(), rng.normal(size=3)
+    found = umeyama(source, 2.5 * source @ rotation.T + shift)
+    assert found.scale == pytest.approx(2.5)
+    np.testing.assert_allclose(found.rotation, rotation, atol=1e-12)
+    np.testing.assert_allclose(found.translation, shift, atol=1e-12)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_umeyama_is_the_least_squares_optimum(mirrored):
+    source = RNG.normal(size=(40, 3))
+    target = source * [1, 1, -1] if mirrored else source @ Rotation.random(random_state=RNG).as_matrix()
+    target = target + 0.3 * RNG.normal(size=target.shape)
+    weights = RNG.uniform(0, 2, 40)
+
+    def loss(parameters):
+        moved = np.exp(parameters[0]) * Rotation.from_rotvec(parameters[1:4]).apply(source) + parameters[4:]
+        return weights @ ((moved - target) ** 2).sum(1)
+
+    found = umeyama(source, target, weights)
+    assert np.linalg.det(found.rotation) == pytest.approx(1)
+    reached = weights @ ((found.apply(source) - target) ** 2).sum(1)
+    starts = np.concatenate(
+        [np.zeros((6, 1)), Rotation.random(6, random_state=RNG).as_rotvec(), np.zeros((6, 3))], 1
+    )
+    assert reached == pytest.approx(min(minimize(loss, start).fun for start in starts), rel=1e-6)
+
+
+def test_a_source_without_extent_lands_on_the_mean():
+    target = RNG.normal(size=(9, 3))
+    moved = umeyama(np.ones((9, 3)), target).apply(np.ones((9, 3)))
+    np.testing.assert_allclose(moved, np.tile(target.mean(0), (9, 1)), atol=1e-12)
+
+
+def test_unusable_alignments_are_refused():
+    with pytest.raises(InputError, match="one size"):
+        umeyama(np.zeros((3, 3)), np.zeros((4, 3)))
+    with pytest.raises(InputError, match="weights"):
+        umeyama(np.zeros((3, 3)), np.zeros((3, 3)), np.zeros(3))
+
+
+def test_point_error_ignores_the_world_frame_and_masked_pixels():
+    truth = RNG.normal(size=(2, 5, 6, 3), loc=[0, 0, 4])
+    valid = RNG.uniform(size=(2, 5, 6)) < 0.7
+    turn = Rotation.random(random_state=RNG).as_matrix()
+    predicted = 0.2 * truth @ turn.T + [1, 2, 3]
+    predicted[~valid] = 1e6
+    assert point_error(predicted, truth, valid, np.zeros(3)) == pytest.approx(0, abs=1e-12)
+
+
+def test_point_error_is_relative_to_the_viewing_distance():
+    truth = RNG.normal(size=(1, 40, 50, 3))
+    noise = 0.01 * RNG.normal(size=truth.shape)
+    valid = np.ones((1, 40, 50), bool)
+    origin = np.array([0.0, 0.0, -10.0])
+    # Noise this small moves the fitted similarity by far less than itself, so the mean is that of the noise.
+    expected = np.linalg.norm(noise, axis=-1).mean() / np.linalg.norm(truth - origin, axis=-1).mean()
+    assert point_error(truth + noise, truth, valid, origin) == pytest.approx(expected, rel=0.01)
+    assert point_error(3 * (truth + noise), truth, valid, origin) == pytest.approx(expected, rel=0.01)
+
+
+def test_points_that_are_not_finite_keep_the_error_finite():
+    truth = RNG.normal(size=(1, 4, 4, 3))
+    valid = np.ones((1, 4, 4), bool)
+    assert np.isfinite(point_error(np.full_like(truth, np.nan), truth, valid, np.zeros(3)))
+    with pytest.raises(InputError, match="no pixel"):
+        point_error(truth, truth, ~valid, np.zeros(3))
+
+
+def test_unprojected_points_project_back_onto_their_pixels():
+    depth = RNG.uniform(1, 5, (2, 4, 6))
+    extrinsics = np.concatenate(
+        [Rotation.random(2, random_state=RNG).as_matrix(), RNG.normal(size=(2, 3, 1))], axis=2
+    )
+    intrinsics = np.array([[[8.0, 0, 3], [0, 9.0, 2], [0, 0, 1]]] * 2)
+    points = unproject(depth, extrinsics, intrinsics)
+    for s, row, column in [(0, 0, 0), (0, 3, 5), (1, 2, 1)]:
+        camera = extrinsics[s, :, :3] @ points[s, row, column] + extrinsics[s, :, 3]
+        x, y, w = intrinsics[s] @ camera
+        assert (x / w, y / w, w) == pytest.approx((column + 0.5, row + 0.5, depth[s, row, column]))
