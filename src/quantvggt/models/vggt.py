@@ -1,0 +1,132 @@
+"""VGGT: images in; cameras, depth, points and tracks out (arXiv 2503.11651).
+
+State-dict keys and shapes are those of the published checkpoint.
+"""
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from quantvggt.core.errors import InputError
+from quantvggt.models.aggregator import Aggregator
+from quantvggt.models.config import VGGTConfig
+from quantvggt.models.heads.camera import CameraHead
+from quantvggt.models.heads.dpt import DPTHead, activate_depth, activate_points, frames_per_chunk
+from quantvggt.models.heads.track import FEATURES, STRIDE, Tracker
+from quantvggt.models.quantization import Quantization
+
+
+class TrackHead(nn.Module):
+    """Track features by DPT, then the tracker."""
+
+    def __init__(self, config: VGGTConfig) -> None:
+        super().__init__()
+        self.feature_extractor = DPTHead(
+            2 * config.embed_dim, config.patch_size, FEATURES, config.dpt_out_channels, config.dpt_layers, None, STRIDE
+        )
+        self.tracker = Tracker()
+
+
+class VGGT(nn.Module):
+    """See `forward`. `quantization` is None for a model in full precision."""
+
+    def __init__(self, config: VGGTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.quantization: Quantization | None = None
+        dim = 2 * config.embed_dim
+        self.aggregator = Aggregator(config)
+        if "camera" in config.heads:
+            self.camera_head = CameraHead(dim, config.camera_trunk_depth, config.camera_num_heads)
+        for name, out_dim in (("point", 4), ("depth", 2)):
+            if name in config.heads:
+                head = DPTHead(
+                    dim, config.patch_size, config.dpt_features, config.dpt_out_channels, config.dpt_layers, out_dim
+                )
+                setattr(self, f"{name}_head", head)
+        if "track" in config.heads:
+            self.track_head = TrackHead(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that activations run in."""
+        return self.aggregator.camera_token.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.aggregator.camera_token.device
+
+    def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:
+        """Predict everything the heads know about the scene.
+
+        images: [B, S, 3, H, W] or [S, 3, H, W], RGB in [0, 1], H and W multiples of the patch size.
+        query_points: [B, N, 2] or [N, 2], x and y in pixels of frame 0; needed for tracks.
+
+        Returns float32 tensors, those whose heads exist: pose_enc [B, S, 9] (see models.pose),
+        depth [B, S, H, W, 1] along the optical axis, depth_conf [B, S, H, W] >= 1,
+        world_points [B, S, H, W, 3] in the first camera's frame, world_points_conf [B, S, H, W] >= 1, and with
+        query points track [B, S, N, 2] in pixels, vis and conf [B, S, N] in [0, 1].
+        The first camera is the world; scale is the model's own.
+        Raises InputError if the shapes don't fit or tracks are asked of a model without a track head.
+        """
+        images, query_points = self._check(images, query_points)
+        height, width = images.shape[-2:]
+        tokens = self.aggregator(images.to(self.dtype), self.config.layers_read)
+        out: dict[str, Tensor] = {}
+        if "camera" in self.config.heads:
+            out["pose_enc"] = self.camera_head(tokens[self.config.depth - 1][:, :, 0])[-1]
+        flat = {layer: tokens[layer].flatten(0, 1) for layer in set(self.config.dpt_layers) & set(tokens)}
+        frames = images.shape[:2]
+        if "depth" in self.config.heads:
+            out["depth"], out["depth_conf"] = self._dense("depth_head", activate_depth, flat, frames, height, width)
+        if "point" in self.config.heads:
+            out["world_points"], out["world_points_conf"] = self._dense(
+                "point_head", activate_points, flat, frames, height, width
+            )
+        if query_points is not None:
+            (maps,) = self._dense("track_head.feature_extractor", lambda x: (x,), flat, frames, height, width)
+            out["track"], out["vis"], out["conf"] = self.track_head.tracker(query_points, maps)
+        return out
+
+    def _dense(self, name, activate, tokens, frames, height, width):  # type: ignore[no-untyped-def]
+        """Run a dense head a few frames at a time, writing each chunk where it belongs."""
+        head = self.get_submodule(name)
+        total = frames[0] * frames[1]
+        step = total if torch.is_grad_enabled() else frames_per_chunk(height, width)
+        outputs: tuple[Tensor, ...] | None = None
+        for first in range(0, total, step):
+            part = {layer: x[first : first + step] for layer, x in tokens.items()}
+            values = activate(head(part, height, width))
+            if step >= total:
+                outputs = values
+                break
+            if outputs is None:
+                outputs = tuple(value.new_empty(total, *value.shape[1:]) for value in values)
+            for output, value in zip(outputs, values, strict=True):
+                output[first : first + step] = value
+        return tuple(output.unflatten(0, frames) for output in outputs)
+
+    def _check(self, images: Tensor, query_points: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        images = images[None] if images.ndim == 4 else images
+        if images.ndim != 5 or images.shape[2] != 3 or not images.is_floating_point():
+            raise InputError(f"images must be floating point [B, S, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        patch = self.config.patch_size
+        if images.shape[1] == 0 or min(images.shape[-2:]) < patch or any(side % patch for side in images.shape[-2:]):
+            raise InputError(
+                f"images must be at least one frame with height and width multiples of {patch}, got {tuple(images.shape)}"
+            )
+        if query_points is not None:
+            if "track" not in self.config.heads:
+                raise InputError("query_points were given, but this model has no track head")
+            query_points = query_points[None] if query_points.ndim == 2 else query_points
+            if query_points.shape[:1] + query_points.shape[2:] != (len(images), 2):
+                raise InputError(f"query_points must be [{len(images)}, N, 2], got {tuple(query_points.shape)}")
+        return images, query_points
+
+    def save_pretrained(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the model as a checkpoint folder; see `quantvggt.save`."""
+        import quantvggt  # the public face; models itself sits below the rooms that write files
+
+        quantvggt.save(self, folder, overwrite=overwrite)
