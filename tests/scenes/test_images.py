@@ -1,0 +1,224 @@
+"""Photos to clips: pixels against plain Pillow, every kind of file, and every kind of mistake."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantvggt.core.errors import InputError
+from quantvggt.scenes.images import load_images
+from quantvggt.scenes.open import load_clip
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth colour field with noise: what resizing gets wrong shows."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack([np.sin(x / 9 + seed), np.cos(y / 7), np.sin((x + y) / 11)], -1)
+    noisy = 127 + 90 * waves + rng.normal(0, 20, (height, width, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def published_pixels(image: Image.Image, mode: str, size: int = 518) -> np.ndarray:
+    """The published loader's arithmetic, written down once more with Pillow and NumPy alone: [H, W, 3]."""
+    width, height = image.size
+    if mode == "crop" or width >= height:
+        target = (size, round(height * (size / width) / 14) * 14)
+    else:
+        target = (round(width * (size / height) / 14) * 14, size)
+    pixels = np.asarray(image.resize(target, Image.Resampling.BICUBIC), dtype=np.float32) / np.float32(255)
+    if mode == "crop":
+        if target[1] > size:
+            start = (target[1] - size) // 2
+            pixels = pixels[start : start + size]
+        return pixels
+    canvas = np.ones((size, size, 3), np.float32)
+    top, left = (size - target[1]) // 2, (size - target[0]) // 2
+    canvas[top : top + target[1], left : left + target[0]] = pixels
+    return canvas
+
+
+def load_quietly(source: object, **options: object) -> torch.Tensor:
+    """The images of a clip, where a warning about a single view is expected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_images(source, **options).images  # type: ignore[arg-type]
+
+
+def channels_last(image: torch.Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+@pytest.mark.parametrize("size", [(640, 480), (300, 517), (400, 400), (1000, 333), (301, 207)])
+def test_pixels_are_those_of_the_published_loader(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+    image = picture(*size)
+    image.save(tmp_path / "a.png")
+    got = load_quietly(tmp_path / "a.png", mode=mode)
+    assert got.dtype == torch.float32
+    np.testing.assert_array_equal(channels_last(got[0]), published_pixels(image, mode))
+
+
+def test_mixed_sizes_are_padded_with_white_to_the_largest(tmp_path: Path) -> None:
+    wide, tall = picture(140, 80, 1), picture(90, 120, 2)
+    wide.save(tmp_path / "a.png")
+    tall.save(tmp_path / "b.png")
+    with pytest.warns(UserWarning, match="padded with white to 112x112"):
+        clip = load_images(tmp_path, size=112)
+    height = round(80 * 112 / 140 / 14) * 14
+    top = (112 - height) // 2
+    got = channels_last(clip.images[0])
+    np.testing.assert_array_equal(got[top : top + height], published_pixels(wide, "crop", 112))
+    assert (got[:top] == 1).all()
+    assert (got[top + height :] == 1).all()
+    np.testing.assert_array_equal(channels_last(clip.images[1]), published_pixels(tall, "crop", 112))
+    assert clip.source["frames"][0]["offset"] == [0, top]
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_the_mapping_leads_from_the_original_to_the_clip(tmp_path: Path, mode: str) -> None:
+    """A white dot's centre of mass must land where the mapping says."""
+    pixels = np.zeros((600, 300, 3), np.uint8)
+    pixels[280:300, 100:120] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="single view"):
+        clip = load_images(tmp_path, mode=mode, size=224)
+    frame = clip.source["frames"][0]
+    left, width = frame["offset"][0], round(frame["width"] * frame["scale"][0])
+    light = channels_last(clip.images[0])[..., 0].astype(np.float64)
+    light[:, : max(left, 0)] = light[:, max(left, 0) + width :] = 0
+    y, x = (np.indices(light.shape) + 0.5).reshape(2, -1) @ light.ravel() / light.sum()
+    expected = np.array([110, 290]) * frame["scale"] + frame["offset"]
+    np.testing.assert_allclose([x, y], expected, atol=0.05)
+    assert (frame["width"], frame["height"]) == (300, 600)
+
+
+def test_a_very_long_picture_keeps_at_least_one_patch(tmp_path: Path) -> None:
+    picture(2000, 10).save(tmp_path / "a.png")
+    assert load_quietly(tmp_path, size=112).shape == (1, 3, 14, 112)
+
+
+def test_folder_and_glob_are_read_in_natural_order(tmp_path: Path) -> None:
+    for name in ("img10.png", "img2.PNG", "img1.jpg", ".hidden.png", "notes.txt"):
+        picture(28, 28).save(tmp_path / name, format="PNG")
+    expected = ["img1.jpg", "img2.PNG", "img10.png"]
+    assert load_images(tmp_path, size=28).names == expected
+    assert load_images(f"{tmp_path}/img*", size=28).names == expected
+
+
+def test_a_list_keeps_its_order_and_equal_names_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("b", "a"):
+        (tmp_path / folder).mkdir()
+        picture(28, 28).save(tmp_path / folder / "x.png")
+    paths = [tmp_path / "b" / "x.png", str(tmp_path / "a" / "x.png")]
+    clip = load_images(paths, size=28)
+    assert clip.names == ["b/x.png", "a/x.png"]
+    assert [frame["path"] for frame in clip.source["frames"]] == [str(path) for path in paths]
+    assert len(set(load_images([paths[0], paths[0]], size=28).names)) == 2
+
+
+def test_orientation_tag_is_applied(tmp_path: Path) -> None:
+    image = picture(84, 56)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held turned: rotate 90 degrees clockwise to show
+    image.save(tmp_path / "a.png", exif=exif)
+    upright = image.transpose(Image.Transpose.ROTATE_270)
+    got = load_quietly(tmp_path / "a.png", size=112)
+    np.testing.assert_array_equal(channels_last(got[0]), published_pixels(upright, "crop", 112))
+
+
+def test_transparency_becomes_white(tmp_path: Path) -> None:
+    pixels = np.full((28, 28, 4), (200, 0, 0, 255), np.uint8)
+    pixels[:, 14:, 3] = 0
+    pixels[:, :7, 3] = 128
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    got = load_quietly(tmp_path / "rgba.png", size=28)[0]
+    np.testing.assert_allclose(got[:, 14, 26], [1, 1, 1], atol=1e-3)
+    np.testing.assert_allclose(got[:, 14, 10], [200 / 255, 0, 0], atol=1e-3)
+    half = (200 * 128 / 255 + 255 * 127 / 255) / 255
+    np.testing.assert_allclose(got[:, 14, 3], [half, 127 / 255, 127 / 255], atol=5e-3)
+
+    palette = Image.new("P", (28, 28), 1)
+    palette.putpalette([0, 0, 0, 0, 255, 0])
+    palette.save(tmp_path / "p.png")
+    palette.save(tmp_path / "p_clear.png", transparency=1)
+    assert load_quietly(tmp_path / "p.png", size=28)[0, :, 5, 5].tolist() == [0, 1, 0]
+    assert load_quietly(tmp_path / "p_clear.png", size=28)[0, :, 5, 5].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_greyscale_keeps_its_full_range(tmp_path: Path, suffix: str) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 28).astype(np.uint16), (28, 1))
+    Image.fromarray(ramp).save(tmp_path / f"a.{suffix}")
+    got = load_quietly(tmp_path / f"a.{suffix}", size=28)[0]
+    np.testing.assert_allclose(got[0], ramp / 65535, atol=0.5 / 255 + 1e-6)
+    assert torch.equal(got[0], got[1])
+    assert torch.equal(got[0], got[2])
+
+
+@pytest.mark.parametrize(("full", "dtype"), [(1.0, np.float32), (65535, np.int32)])
+def test_deep_greyscale_tiff(tmp_path: Path, full: float, dtype: type) -> None:
+    ramp = np.tile(np.linspace(0, full, 28).astype(dtype), (28, 1))
+    Image.fromarray(ramp).save(tmp_path / "a.tiff")
+    got = load_quietly(tmp_path / "a.tiff", size=28)[0, 0]
+    np.testing.assert_allclose(got, ramp / full, atol=0.5 / 255 + 1e-5)
+
+
+def test_greyscale_and_cmyk(tmp_path: Path) -> None:
+    Image.new("L", (28, 28), 51).save(tmp_path / "grey.bmp")
+    Image.new("CMYK", (28, 28), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
+    assert torch.allclose(load_quietly(tmp_path / "grey.bmp", size=28), torch.tensor(0.2), atol=1e-6)
+    red = load_quietly(tmp_path / "print.jpg", size=28)[0, :, 14, 14]
+    np.testing.assert_allclose(red, [1, 0, 0], atol=0.03)
+
+
+def test_load_clip_takes_evenly_spaced_images(tmp_path: Path) -> None:
+    for index in range(9):
+        picture(28, 28).save(tmp_path / f"{index}.png")
+    assert load_clip(tmp_path, frames=3, size=28).names == ["0.png", "4.png", "8.png"]
+    assert len(load_clip(tmp_path, size=28).names) == 9
+    with pytest.raises(InputError, match="rate needs a video"):
+        load_clip(tmp_path, rate=2.0)
+    with pytest.raises(InputError, match="at least 1"):
+        load_clip(tmp_path, frames=0)
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such image or folder.*missing"):
+        load_images(tmp_path / "missing")
+    with pytest.raises(InputError, match="no images in folder"):
+        load_images(tmp_path)
+    with pytest.raises(InputError, match="no images in pattern"):
+        load_images(f"{tmp_path}/*.jpg")
+    with pytest.raises(InputError, match="list of images is empty"):
+        load_images([])
+    with pytest.raises(InputError, match="is a folder inside a list"):
+        load_images([tmp_path])
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    picture(200, 200).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("not a photo")
+    Image.fromarray(np.full((28, 28), -5, np.int32)).save(tmp_path / "negative.tif")
+    for name in ("cut.png", "text.jpg", "negative.tif"):
+        with pytest.raises(InputError, match=rf"cannot read image .*{name}"):
+            load_images([tmp_path / "good.png", tmp_path / name], size=28)
+
+
+def test_wrong_mode_and_size(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown preprocessing mode 'stretch'"):
+        load_images(tmp_path, mode="stretch")
+    for size in (500, 0, -14):
+        with pytest.raises(InputError, match="not a positive multiple of 14"):
+            load_images(tmp_path, size=size)
+
+
+def test_a_single_image_is_allowed_with_a_note(tmp_path: Path) -> None:
+    picture(28, 28).save(tmp_path / "only.png")
+    with pytest.warns(UserWarning, match="only.png gives a single view"):
+        assert len(load_images(tmp_path, size=28).names) == 1
