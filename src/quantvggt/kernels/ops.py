@@ -1,0 +1,67 @@
+"""The two ops that carry the method, registered with torch.library and run by the registry's backend.
+
+They have no gradient: learning uses the differentiable pieces in `core` instead.
+"""
+
+import torch
+from torch import Tensor
+
+from quantvggt.kernels import reference, registry
+
+
+@torch.library.custom_op("quantvggt::rotate_quantize", mutates_args=())
+def rotate_quantize(
+    x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int
+) -> tuple[Tensor, Tensor]:
+    """Rotate, smooth and quantize every token: (q int8 [.., K], row_scale float32 [.., 1]).
+
+    In float32 whatever the dtype of `x` [.., K]: rotated by `signs` int8 [K] as in `core.rotation.rotate`,
+    divided by `smooth` float32 [K], then `core.affine.quantize_rows` to `bits` <= 8 with `clip` float32 [2].
+    This is the activation side of QuantVGGT (arXiv 2509.21302).
+    Raises InputError if K has no Hadamard matrix.
+    """
+    return registry.select("rotate_quantize", x.device).run(x, signs, smooth, clip, bits)
+
+
+@rotate_quantize.register_fake
+def _(
+    x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+
+
+@torch.library.custom_op("quantvggt::int_linear", mutates_args=())
+def int_linear(
+    q: Tensor,
+    row_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """Integer linear layer: y = (q weight^T) row_scale weight_scale + bias, `out_dtype` [.., N].
+
+    q int8 [.., K], row_scale float32 [.., 1], weight int8 [N, K], weight_scale float32 [N, 1], bias [N] of
+    any float dtype. The integer sum is exact; scales and bias are applied in float32, in that order.
+    """
+    return registry.select("int_linear", q.device).run(q, row_scale, weight, weight_scale, bias, out_dtype)
+
+
+@int_linear.register_fake
+def _(
+    q: Tensor,
+    row_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=out_dtype)
+
+
+def _anywhere(device: torch.device) -> tuple[bool, str]:
+    return True, "plain PyTorch, runs on every device"
+
+
+for _op in ("rotate_quantize", "int_linear"):
+    registry.register(_op, registry.Backend("reference", getattr(reference, _op), _anywhere))
