@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import hadamard
+
+from quantvggt.core.affine import qmax, quantize_rows
+from quantvggt.core.rotation import random_signs
+from quantvggt.kernels import reference
+from quantvggt.kernels.ops import int_linear, rotate_quantize
+
+K = 64
+
+
+def _generator():
+    return torch.Generator().manual_seed(0)
+
+
+def _token_inputs(dtype=torch.float32):
+    x = torch.randn(2, 9, K, generator=_generator()).to(dtype)
+    smooth = 0.5 + torch.rand(K, generator=_generator())
+    return x, random_signs(K, 1), smooth, torch.tensor([0.8, 0.6])
+
+
+def _linear_inputs(rows=(2, 9), k=K, n=24):
+    g = _generator()
+    q = torch.randint(-128, 128, (*rows, k), dtype=torch.int8, generator=g)
+    weight = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=g)
+    row_scale, weight_scale = torch.rand(*rows, 1, generator=g), torch.rand(n, 1, generator=g)
+    return q, row_scale, weight, weight_scale, torch.randn(n, generator=g)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_rotate_quantize_against_float64(bits, clipped):
+    x, signs, smooth, clip = _token_inputs()
+    q, scale = rotate_quantize(x, signs, smooth, clip if clipped else None, bits)
+    h = hadamard(K) / np.sqrt(K)
+    true = (x.double().numpy() * signs.numpy()) @ h / smooth.double().numpy()
+    c_max, c_min = clip.double().tolist() if clipped else (1, 1)
+    true_scale = np.maximum(true.max(-1) * c_max, -true.min(-1) * c_min)[..., None] / qmax(bits)
+    assert q.dtype == torch.int8
+    assert scale.dtype == torch.float32
+    np.testing.assert_allclose(scale.numpy(), true_scale, rtol=1e-6)
+    wanted = np.clip(true / true_scale, -qmax(bits) - 1, qmax(bits))
+    assert np.abs(q.numpy() - wanted).max() <= 0.5 + 1e-4
+
+
+def test_every_step_of_rotate_quantize_is_optional():
+    x, signs, smooth, clip = _token_inputs()
+    plain = rotate_quantize(x, None, None, None, 8)
+    for got, expected in zip(plain, quantize_rows(x, 8), strict=True):
+        assert torch.equal(got, expected)
+    for got, expected in zip(
+        rotate_quantize(x, None, smooth, clip, 8), quantize_rows(x / smooth, 8, clip), strict=True
+    ):
+        assert torch.equal(got, expected)
+    assert not torch.equal(rotate_quantize(x, signs, None, None, 8)[0], plain[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rotate_quantize_computes_in_float32(dtype):
+    x, *rest = _token_inputs(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = rotate_quantize(x, *rest, 8)
+    for a, b in zip(got, rotate_quantize(x.float(), *rest, 8), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("exact_int8", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "k", "n"), [((2, 9), K, 24), ((1,), 100, 30), ((3, 1, 5), 7, 1), ((0,), 8, 8)]
+)
+def test_int_linear_against_int64(monkeypatch, exact_int8, rows, k, n):
+    if exact_int8 and not reference._int8_product_is_exact():
+        pytest.skip("this CPU has no exact int8 product")
+    monkeypatch.setattr(reference, "_int8_product_is_exact", lambda: exact_int8)
+    q, row_scale, weight, weight_scale, bias = _linear_inputs(rows, k, n)
+    total = (q.long() @ weight.long().t()).double()
+    expected = total * row_scale.double() * weight_scale.double().t() + bias.double()
+    y = int_linear(q, row_scale, weight, weight_scale, bias, torch.float32)
+    assert y.shape == (*rows, n)
+    torch.testing.assert_close(y, expected.float(), rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("exact_int8", [False, True])
+def test_int_linear_sums_exactly_where_float32_would_not(monkeypatch, exact_int8):
+    # 4096 products of (-128)^2 make 2^26; half of them cancel and a single 1 must survive.
+    if exact_int8 and not reference._int8_product_is_exact():
+        pytest.skip("this CPU has no exact int8 product")
+    monkeypatch.setattr(reference, "_int8_product_is_exact", lambda: exact_int8)
+    q = torch.full((20, 4096), -128, dtype=torch.int8)
+    weight = torch.full((8, 4096), -128, dtype=torch.int8)
+    weight[:, 2048:] = 127
+    q[:, 2047] = 1
+    weight[:, 2047] = 1
+    y = int_linear(q, torch.ones(20, 1), weight, torch.ones(8, 1), None, torch.float64)
+    assert (y == 2047 * 128 * 128 + 1 - 2048 * 128 * 127).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_int_linear_rounds_to_the_output_dtype_once(dtype):
+    q, row_scale, weight, weight_scale, bias = _linear_inputs()
+    row_scale /= 1000
+    args = q, row_scale, weight, weight_scale, bias
+    y = int_linear(*args, dtype)
+    assert y.dtype == dtype
+    assert torch.equal(y, int_linear(*args, torch.float32).to(dtype))
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_ops_are_registered_correctly(optional):
+    x, *rest = _token_inputs(torch.bfloat16)
+    rest = rest if optional else [None] * 3
+    torch.library.opcheck(rotate_quantize, (x, *rest, 4))
+    *tensors, bias = _linear_inputs()
+    torch.library.opcheck(int_linear, (*tensors, bias if optional else None, torch.bfloat16))
+
+
+def test_ops_compile_to_one_graph():
+    x, signs, smooth, clip = _token_inputs()
+    _, _, weight, weight_scale, bias = _linear_inputs()
+
+    def layer(x):
+        q, row_scale = rotate_quantize(x, signs, smooth, clip, 8)
+        return int_linear(q, row_scale, weight, weight_scale, bias, torch.float32)
+
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), layer(x))
