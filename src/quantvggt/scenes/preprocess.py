@@ -6,6 +6,7 @@ original picture too: `pixel_in_clip = pixel_in_original * scale + offset`, pixe
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class Fitted:
     scale: tuple[float, float]
     offset: tuple[int, int]
 
-    def mapping(self) -> dict[str, object]:
+    def mapping(self) -> dict[str, Any]:
         """JSON-able: size of the original in pixels, and scale and offset (x, y) from it to the clip."""
         width, height = self.original_size
         return {"width": width, "height": height, "scale": list(self.scale), "offset": list(self.offset)}
@@ -99,3 +100,18 @@ def warn_if_single(count: int, what: str) -> None:
 def _multiple(length: float) -> int:
     # A very long picture would round to nothing: one patch is the least there can be.
     return max(PATCH, round(length / PATCH) * PATCH)
+
+
+def frame_mappings(source: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The mappings that a clip read from files keeps for its `count` frames in `source`, or []."""
+    frames = source.get("frames")
+    if not isinstance(frames, list) or len(frames) != count:
+        return []
+    return frames if all("scale" in frame for frame in frames) else []
+
+
+def covered(mapping: dict[str, Any], height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of a height x width frame that show the picture; the rest is white padding."""
+    (scale_x, scale_y), (left, top) = mapping["scale"], mapping["offset"]
+    bottom, right = round(top + mapping["height"] * scale_y), round(left + mapping["width"] * scale_x)
+    return slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))

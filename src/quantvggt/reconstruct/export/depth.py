@@ -1,0 +1,62 @@
+"""depth/: 16-bit PNG for tools, float32 NPZ for computing, a coloured preview for people."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from quantvggt.core.files import atomic_folder
+from quantvggt.reconstruct.export.names import frame_files
+from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruct.style import ramp
+
+NOTE = (
+    "depth = png / depth_scale, along the optical axis, in the scene's unit; 0 = no value; exact in depth.npz"
+)
+
+
+def write_depth(scene: Scene, path: Path) -> None:
+    """NAME.png, NAME_preview.png per frame; depth.npz: names, depth, confidence; depth.json: scale, files."""
+    scale = png_scale(scene.depth)
+    files = frame_files(scene)
+    near, far = _range(scene.depth)
+    with atomic_folder(path) as folder:
+        for file, depth in zip(files, scene.depth, strict=True):
+            units = np.where(depth > 0, np.maximum(np.round(depth * scale), 1), 0)
+            Image.fromarray(units.astype(np.uint16)).save(folder / f"{file}.png")
+            Image.fromarray(_preview(depth, near, far)).save(folder / f"{file}_preview.png")
+        with open(folder / "depth.npz", "wb") as stream:
+            np.savez_compressed(
+                stream, names=np.array(scene.names), depth=scene.depth, confidence=scene.depth_conf
+            )
+        frames = [
+            {"name": name, "file": f"{file}.png"} for name, file in zip(scene.names, files, strict=True)
+        ]
+        about = {"depth_scale": scale, "note": NOTE, "frames": frames}
+        (folder / "depth.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def png_scale(depth: NDArray[np.float32]) -> float:
+    """The largest power of ten at which every depth still fits in 16 bits."""
+    largest = float(depth.max())
+    return 10.0 ** math.floor(math.log10(65535 / largest)) if largest > 0 else 1.0
+
+
+def _range(depth: NDArray[np.float32]) -> tuple[float, float]:
+    seen = depth[depth > 0]
+    if not seen.size:
+        return 1.0, 1.0
+    near, far = np.percentile(seen, [2, 98])
+    return float(near), float(far)
+
+
+def _preview(depth: NDArray[np.float32], near: float, far: float) -> NDArray[np.uint8]:
+    """Near is light, far is dark, evenly in 1/depth; black where there is no value."""
+    inverse = 1 / np.maximum(depth, 1e-12, dtype=np.float64)
+    closeness = (inverse - 1 / far) / max(1 / near - 1 / far, 1e-12)
+    colours = ramp(closeness.clip(0, 1))
+    colours[depth <= 0] = 0
+    return colours

@@ -1,0 +1,115 @@
+"""What comes out: cameras, depth, points, confidences and colours of one scene."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantvggt.core.errors import InputError
+from quantvggt.reconstruct.points import MIN_CONFIDENCE
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """S frames of H x W pixels, all arrays in NumPy.
+
+    names: one per frame; images: uint8 [S, H, W, 3], RGB.
+    extrinsics: float32 [S, 3, 4], world-to-camera, OpenCV (x right, y down, z forward);
+    intrinsics: float32 [S, 3, 3], pixels of these images, pixel centres at +0.5.
+    depth: float32 [S, H, W] along the optical axis, 0 = no value; depth_conf: float32 [S, H, W].
+    points: float32 [S, H, W, 3], in the world, the first camera's frame as the model predicts it;
+    points_conf: float32 [S, H, W]. Higher is surer; 0 marks pixels without a value. The unit of length is the
+    model's own.
+    provenance: JSON-able; what made the scene and from which images.
+    Raises InputError if a shape or dtype is wrong.
+    """
+
+    names: list[str]
+    images: NDArray[np.uint8]
+    extrinsics: NDArray[np.float32]
+    intrinsics: NDArray[np.float32]
+    depth: NDArray[np.float32]
+    depth_conf: NDArray[np.float32]
+    points: NDArray[np.float32]
+    points_conf: NDArray[np.float32]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count, (height, width) = len(self.names), self.images.shape[1:3]
+        if count == 0:
+            raise InputError("a scene needs at least one frame")
+        expected: dict[str, tuple[type, tuple[int, ...]]] = {
+            "images": (np.uint8, (count, height, width, 3)),
+            "extrinsics": (np.float32, (count, 3, 4)),
+            "intrinsics": (np.float32, (count, 3, 3)),
+            "depth": (np.float32, (count, height, width)),
+            "depth_conf": (np.float32, (count, height, width)),
+            "points": (np.float32, (count, height, width, 3)),
+            "points_conf": (np.float32, (count, height, width)),
+        }
+        for name, (dtype, shape) in expected.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.shape != shape:
+                wanted = f"{np.dtype(dtype).name} {list(shape)}"
+                raise InputError(f"scene.{name} must be {wanted}, got {array.dtype} {list(array.shape)}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.images.shape[1], self.images.shape[2]
+
+    def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write scene.npz (everything, for `Scene.load`) and cameras.json (for people) into a folder.
+
+        Raises InputError if they exist and overwrite is False, or can't be written.
+        """
+        self.export(folder, formats=("npz", "cameras"), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Scene":
+        """Read what `save` wrote: the folder, or its scene.npz. Never runs code from the file.
+
+        Raises InputError if there is no scene at that path or it is damaged.
+        """
+        from quantvggt.reconstruct.export.npz import read_npz
+
+        path = Path(path)
+        file = path / "scene.npz" if path.is_dir() else path
+        if not file.is_file():
+            raise InputError(
+                f"no saved scene at {path}; give a folder with a scene.npz, as `reconstruct` writes it"
+            )
+        try:
+            return read_npz(file)
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, zlib.error) as error:
+            raise InputError(
+                f"{file} is not a scene, or is damaged: {error}; run `reconstruct` again"
+            ) from error
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        formats: Iterable[str],
+        min_confidence: float = MIN_CONFIDENCE,
+        max_points: int | None = None,
+        seed: int = 0,
+        overwrite: bool = False,
+    ) -> dict[str, Path]:
+        """Write the scene into a folder in other programs' formats.
+
+        formats: any of "cameras" (cameras.json), "colmap" (colmap/: images and a text model in sparse/0),
+        "ply" (points.ply), "glb" (scene.glb, points and cameras), "depth" (depth/: PNG, NPZ, previews) and
+        "npz" (scene.npz, everything). min_confidence, max_points and seed choose the points of colmap, ply
+        and glb, see `select_points`. With overwrite, files and sub-folders of these names are replaced.
+        Returns where each format was written. Raises InputError for an unknown format, an argument out of
+        range, a file that exists, or a folder that can't be written.
+        """
+        from quantvggt.reconstruct.export import export
+
+        return export(self, Path(folder), formats, min_confidence, max_points, seed, overwrite)

@@ -1,0 +1,144 @@
+"""A model's outputs to a Scene. The model here is an oracle that answers with a synthetic scene's truth."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantvggt.core.errors import InputError, QuantVGGTError
+from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models.pose import encode_pose
+from quantvggt.reconstruct.predict import reconstruct
+from quantvggt.scenes.clip import Clip
+from quantvggt.scenes.images import load_images
+from quantvggt.scenes.synthetic import make_clip
+from truth_scene import first_camera_frame, truth_scene
+
+
+class Oracle:
+    """Looks like a VGGT with these heads and knows the truth of one clip."""
+
+    device = torch.device("cpu")
+    quantization = None
+
+    def __init__(self, clip: Clip, heads: tuple[str, ...] = ("camera", "depth", "point")) -> None:
+        self.config = SimpleNamespace(heads=heads)
+        self.clip = clip
+
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert images.shape[1:] == self.clip.images.shape
+        truth, scene = self.clip.truth, truth_scene(self.clip)
+        assert truth is not None
+        height, width = images.shape[-2:]
+        cameras = torch.from_numpy(first_camera_frame(truth.extrinsics.double().numpy())).float()
+        everything = {
+            "camera": {"pose_enc": encode_pose(cameras, truth.intrinsics, height, width)},
+            "depth": {"depth": truth.depth[..., None], "depth_conf": 1 + truth.depth},
+            "point": {
+                "world_points": torch.from_numpy(scene.points),
+                "world_points_conf": 2 + torch.from_numpy(scene.depth),
+            },
+        }
+        return {key: x[None] for head in self.config.heads for key, x in everything[head].items()}
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return make_clip(5, frames=4, size=84)
+
+
+@pytest.mark.parametrize("points", ["depth", "pointmap"])
+def test_a_perfect_model_gives_the_true_scene(clip: Clip, points: str) -> None:
+    scene, truth = reconstruct(Oracle(clip), clip, points=points), truth_scene(clip)  # type: ignore[arg-type]
+    assert scene.names == clip.names
+    np.testing.assert_array_equal(scene.images, truth.images)
+    np.testing.assert_allclose(scene.extrinsics, truth.extrinsics, atol=1e-5)
+    np.testing.assert_allclose(scene.intrinsics, truth.intrinsics, rtol=1e-5)
+    np.testing.assert_array_equal(scene.depth, truth.depth)
+    seen = truth.depth > 0
+    np.testing.assert_allclose(scene.points[seen], truth.points[seen], atol=1e-4)
+    np.testing.assert_array_equal(scene.depth_conf > 0, seen)
+    assert scene.provenance["points"] == points
+    assert (scene.provenance["method"], scene.provenance["scheme"]) == ("float", "float32")
+
+
+def test_sky_has_no_value(clip: Clip) -> None:
+    scene = reconstruct(Oracle(clip), clip)  # type: ignore[arg-type]
+    sky = clip.truth.depth.numpy() == 0  # type: ignore[union-attr]
+    assert sky.any()
+    assert (scene.points_conf[sky] == 0).all()
+    assert (scene.points[sky] == 0).all()
+
+
+def test_depth_comes_from_the_points_if_there_is_no_depth_head(clip: Clip) -> None:
+    scene = reconstruct(Oracle(clip, ("camera", "point")), clip, points="pointmap")  # type: ignore[arg-type]
+    seen = clip.truth.depth.numpy() > 0  # type: ignore[union-attr]
+    np.testing.assert_allclose(scene.depth[seen], clip.truth.depth.numpy()[seen], rtol=1e-4)  # type: ignore[union-attr]
+
+
+def test_values_that_are_not_finite_are_no_values(clip: Clip) -> None:
+    class Overflowing(Oracle):
+        def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            out = super().__call__(images)
+            out["depth"] = out["depth"].clone()
+            out["depth"][0, 1, 80, 10:12, 0] = torch.tensor([torch.inf, torch.nan])
+            return out
+
+    scene = reconstruct(Overflowing(clip), clip)  # type: ignore[arg-type]
+    assert (scene.depth[1, 80, 10:12] == 0).all()
+    assert (scene.points_conf[1, 80, 10:12] == 0).all()
+    assert np.isfinite(scene.points).all()
+    assert scene.depth_conf[1, 80, 12] > 0
+
+
+def test_cameras_that_are_not_finite_are_an_error(clip: Clip) -> None:
+    class Lost(Oracle):
+        def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            out = super().__call__(images)
+            return {**out, "pose_enc": out["pose_enc"] * torch.nan}
+
+    with pytest.raises(QuantVGGTError, match="cameras are not finite"):
+        reconstruct(Lost(clip), clip)  # type: ignore[arg-type]
+
+
+def tiny_vggt(heads: tuple[str, ...]) -> VGGT:
+    torch.manual_seed(0)
+    config = VGGTConfig(
+        img_size=56, embed_dim=32, depth=4, num_heads=2, patch_embed="conv", camera_trunk_depth=1,
+        camera_num_heads=2, dpt_features=16, dpt_out_channels=(8, 8, 8, 8), dpt_layers=(0, 1, 2, 3),
+        heads=heads,
+    )  # fmt: skip
+    model = VGGT(config).eval()
+    if "camera" in heads:  # an untrained camera head would give a field of view of zero
+        with torch.no_grad():
+            model.camera_head.pose_branch.fc2.bias[7:] = 0.5
+    return model
+
+
+def test_a_real_model_and_real_files_with_padding(tmp_path: Path) -> None:
+    for index in range(2):
+        noise = np.random.default_rng(index).integers(0, 255, (40, 112, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{index}.png")
+    clip = load_images(tmp_path, mode="pad", size=56)
+    scene = reconstruct(tiny_vggt(("camera", "depth")), clip, model_name="tiny")
+    assert scene.size == (56, 56)
+    rows = round(40 / 112 * 56 / 14) * 14
+    top = (56 - rows) // 2
+    picture = np.zeros((2, 56, 56), bool)
+    picture[:, top : top + rows] = True
+    np.testing.assert_array_equal(scene.depth_conf > 0, picture)
+    np.testing.assert_array_equal(scene.points_conf > 0, picture)
+    assert scene.provenance["model"] == "tiny"
+    assert scene.provenance["source"]["frames"][1]["path"].endswith("1.png")
+
+
+def test_a_missing_head_is_named(clip: Clip) -> None:
+    with pytest.raises(InputError, match="needs a model with a depth head"):
+        reconstruct(tiny_vggt(("camera", "point")), clip)
+    with pytest.raises(InputError, match="needs a model with a camera and a point head"):
+        reconstruct(tiny_vggt(("depth",)), clip, points="pointmap")
+    with pytest.raises(InputError, match="choose one of: depth, pointmap"):
+        reconstruct(tiny_vggt(("depth",)), clip, points="tracks")
