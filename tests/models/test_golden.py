@@ -5,19 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import seeded
 import torch
 from safetensors import safe_open
 
+import seeded
 from quantvggt.models import VGGT, VGGTConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+# The tracker feeds coordinates back through sines of up to 969 rad per cell, so float32 noise grows about a
+# thousandfold: noise of 3e-6 on its input tokens (what any other CPU brings) moves `vis` by up to 6e-3 in our
+# own run. Its golden values are therefore held to 2e-2; everything else to 1e-4.
+TOLERANCE = {"track": 2e-2, "vis": 2e-2, "conf": 2e-2}
 
 
 def seeded_model(config: VGGTConfig) -> VGGT:
     with torch.device("meta"):
         model = VGGT(config)
-    state = {key: torch.from_numpy(seeded.parameter(key, tuple(value.shape))) for key, value in model.state_dict().items()}
+    state = {
+        key: torch.from_numpy(seeded.parameter(key, tuple(value.shape))) for key, value in model.state_dict().items()
+    }
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -25,7 +31,7 @@ def seeded_model(config: VGGTConfig) -> VGGT:
 def check(model: VGGT, file: Path, query_points: torch.Tensor | None = None) -> None:
     with safe_open(file, "pt") as golden:
         metadata = golden.metadata()
-        expected = {key: golden.get_tensor(key) for key in golden.keys()}
+        expected = {key: golden.get_tensor(key) for key in golden.keys()}  # noqa: SIM118 - not a dict
     images = torch.from_numpy(seeded.images(*json.loads(metadata["images"])))
     shapes = json.loads(metadata["full_shapes"])
     with torch.inference_mode():
@@ -38,7 +44,7 @@ def check(model: VGGT, file: Path, query_points: torch.Tensor | None = None) -> 
         if ours.shape != theirs.shape:
             ours = ours.flatten()[:: max(1, ours.numel() // 100_000)]
         error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-        assert error < 1e-4, f"{key}: relative error {error:.2e}"
+        assert error < TOLERANCE.get(key, 1e-4), f"{key}: relative error {error:.2e}"
 
 
 @pytest.mark.parametrize("name", ["vggt_tiny_conv", "vggt_small_dino"])

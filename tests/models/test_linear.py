@@ -85,9 +85,7 @@ def test_output_is_the_product_of_what_the_buffers_say(scheme):
 @pytest.mark.parametrize("k", [K, 20, 24, 384])
 def test_output_is_near_the_float_layer(scheme, bound, k):
     linear, x, options = _float_linear(k), _tokens(k), _options(k)
-    module = QuantLinear.from_float(
-        linear, Scheme.parse(scheme), signs=options["signs"], smooth=options["smooth"]
-    )
+    module = QuantLinear.from_float(linear, Scheme.parse(scheme), signs=options["signs"], smooth=options["smooth"])
     with torch.inference_mode():
         y = linear(x)
         # Rounding adds absmax / qmax / sqrt(12) per number and absmax is about 4 standard deviations.

@@ -178,9 +178,7 @@ def _output_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if autocast else x.dtype
 
 
-def _check(
-    name: str, value: Tensor | None, shape: tuple[int, ...], legal: Callable[[Tensor], Any], words: str
-) -> None:
+def _check(name: str, value: Tensor | None, shape: tuple[int, ...], legal: Callable[[Tensor], Any], words: str) -> None:
     if value is not None and tuple(value.shape) != shape:
         raise InputError(f"{name} has shape {list(value.shape)}; this layer needs {list(shape)}")
     if value is not None and not legal(value).all():

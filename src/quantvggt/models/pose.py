@@ -46,7 +46,9 @@ def matrix_to_quaternion(rotation: Tensor) -> Tensor:
     Of the four equivalent formulas (Shepperd 1978) the one with the largest divisor is taken.
     """
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rotation.unbind(-2))
-    squares = torch.stack((1 + a - e - i, 1 - a + e - i, 1 - a - e + i, 1 + a + e + i), dim=-1)  # 4 x^2, 4 y^2, 4 z^2, 4 w^2
+    squares = torch.stack(
+        (1 + a - e - i, 1 - a + e - i, 1 - a - e + i, 1 + a + e + i), dim=-1
+    )  # 4 x^2, 4 y^2, 4 z^2, 4 w^2
     candidates = torch.stack(
         (
             torch.stack((squares[..., 0], b + d, c + g, h - f), dim=-1),

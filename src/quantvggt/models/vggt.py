@@ -4,6 +4,7 @@ State-dict keys and shapes are those of the published checkpoint.
 """
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,11 @@ class VGGT(nn.Module):
         self.aggregator = Aggregator(config)
         if "camera" in config.heads:
             self.camera_head = CameraHead(dim, config.camera_trunk_depth, config.camera_num_heads)
-        for name, out_dim in (("point", 4), ("depth", 2)):
-            if name in config.heads:
-                head = DPTHead(
-                    dim, config.patch_size, config.dpt_features, config.dpt_out_channels, config.dpt_layers, out_dim
-                )
-                setattr(self, f"{name}_head", head)
+        dpt = config.patch_size, config.dpt_features, config.dpt_out_channels, config.dpt_layers
+        if "point" in config.heads:
+            self.point_head = DPTHead(dim, *dpt, out_dim=4)
+        if "depth" in config.heads:
+            self.depth_head = DPTHead(dim, *dpt, out_dim=2)
         if "track" in config.heads:
             self.track_head = TrackHead(config)
 
@@ -72,41 +72,43 @@ class VGGT(nn.Module):
         Raises InputError if the shapes don't fit or tracks are asked of a model without a track head.
         """
         images, query_points = self._check(images, query_points)
-        height, width = images.shape[-2:]
         tokens = self.aggregator(images.to(self.dtype), self.config.layers_read)
         out: dict[str, Tensor] = {}
         if "camera" in self.config.heads:
             out["pose_enc"] = self.camera_head(tokens[self.config.depth - 1][:, :, 0])[-1]
-        flat = {layer: tokens[layer].flatten(0, 1) for layer in set(self.config.dpt_layers) & set(tokens)}
-        frames = images.shape[:2]
         if "depth" in self.config.heads:
-            out["depth"], out["depth_conf"] = self._dense("depth_head", activate_depth, flat, frames, height, width)
+            out["depth"], out["depth_conf"] = self._dense(self.depth_head, activate_depth, tokens, images)
         if "point" in self.config.heads:
             out["world_points"], out["world_points_conf"] = self._dense(
-                "point_head", activate_points, flat, frames, height, width
+                self.point_head, activate_points, tokens, images
             )
         if query_points is not None:
-            (maps,) = self._dense("track_head.feature_extractor", lambda x: (x,), flat, frames, height, width)
+            (maps,) = self._dense(self.track_head.feature_extractor, lambda x: (x,), tokens, images)
             out["track"], out["vis"], out["conf"] = self.track_head.tracker(query_points, maps)
         return out
 
-    def _dense(self, name, activate, tokens, frames, height, width):  # type: ignore[no-untyped-def]
+    def _dense(
+        self,
+        head: Callable[[dict[int, Tensor], int, int], Tensor],
+        activate: Callable[[Tensor], tuple[Tensor, ...]],
+        tokens: dict[int, Tensor],
+        images: Tensor,
+    ) -> tuple[Tensor, ...]:
         """Run a dense head a few frames at a time, writing each chunk where it belongs."""
-        head = self.get_submodule(name)
-        total = frames[0] * frames[1]
+        batch, frames, _, height, width = images.shape
+        total = batch * frames
         step = total if torch.is_grad_enabled() else frames_per_chunk(height, width)
-        outputs: tuple[Tensor, ...] | None = None
+        outputs: list[Tensor] = []
         for first in range(0, total, step):
-            part = {layer: x[first : first + step] for layer, x in tokens.items()}
+            part = {layer: tokens[layer].flatten(0, 1)[first : first + step] for layer in set(self.config.dpt_layers)}
             values = activate(head(part, height, width))
             if step >= total:
-                outputs = values
+                outputs = list(values)
                 break
-            if outputs is None:
-                outputs = tuple(value.new_empty(total, *value.shape[1:]) for value in values)
+            outputs = outputs or [value.new_empty(total, *value.shape[1:]) for value in values]
             for output, value in zip(outputs, values, strict=True):
                 output[first : first + step] = value
-        return tuple(output.unflatten(0, frames) for output in outputs)
+        return tuple(output.unflatten(0, (batch, frames)) for output in outputs)
 
     def _check(self, images: Tensor, query_points: Tensor | None) -> tuple[Tensor, Tensor | None]:
         images = images[None] if images.ndim == 4 else images
@@ -115,7 +117,7 @@ class VGGT(nn.Module):
         patch = self.config.patch_size
         if images.shape[1] == 0 or min(images.shape[-2:]) < patch or any(side % patch for side in images.shape[-2:]):
             raise InputError(
-                f"images must be at least one frame with height and width multiples of {patch}, got {tuple(images.shape)}"
+                f"images need a frame or more, and sides that are multiples of {patch}; got {tuple(images.shape)}"
             )
         if query_points is not None:
             if "track" not in self.config.heads:

@@ -11,7 +11,7 @@ POSE_SIZE = 9  # translation 3, quaternion 4, vertical and horizontal field of v
 
 
 class CameraHead(nn.Module):
-    """Camera tokens [B, S, 2C] -> the pose encodings [B, S, 9] (float32) of every refinement, the last is the answer."""
+    """Camera tokens [B, S, 2C] -> pose encodings [B, S, 9] (float32) after every refinement; the last is the answer."""
 
     def __init__(self, dim: int, depth: int, num_heads: int) -> None:
         super().__init__()

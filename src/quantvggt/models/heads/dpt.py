@@ -43,26 +43,47 @@ class Fusion(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Four levels to one map; the attribute names are those of the published checkpoint."""
+    """Four levels to one map, then the output convolutions. Attribute names are those of the published checkpoint.
 
-    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+    out_dim None: the map stays features; otherwise two more convolutions bring it to out_dim channels.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, out_dim: int | None) -> None:
         super().__init__()
-        for level, width in enumerate(in_channels, start=1):
-            setattr(self, f"layer{level}_rn", nn.Conv2d(width, channels, 3, padding=1, bias=False))
-            setattr(self, f"refinenet{level}", Fusion(channels, has_skip=level < 4))
+        one, two, three, four = in_channels
+        self.layer1_rn = nn.Conv2d(one, channels, 3, padding=1, bias=False)
+        self.layer2_rn = nn.Conv2d(two, channels, 3, padding=1, bias=False)
+        self.layer3_rn = nn.Conv2d(three, channels, 3, padding=1, bias=False)
+        self.layer4_rn = nn.Conv2d(four, channels, 3, padding=1, bias=False)
+        self.refinenet1 = Fusion(channels)
+        self.refinenet2 = Fusion(channels)
+        self.refinenet3 = Fusion(channels)
+        self.refinenet4 = Fusion(channels, has_skip=False)
+        self.output_conv2: nn.Module = nn.Identity()
+        if out_dim is None:
+            self.output_conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        else:
+            self.output_conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
+            self.output_conv2 = nn.Sequential(
+                nn.Conv2d(channels // 2, FUSED_CHANNELS, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(FUSED_CHANNELS, out_dim, 1),
+            )
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        one, two, three, four = (getattr(self, f"layer{i}_rn")(x) for i, x in enumerate(levels, start=1))
-        x = self.refinenet4(four, None, three.shape[2:])
+        one, two, three, four = levels
+        one, two, three = self.layer1_rn(one), self.layer2_rn(two), self.layer3_rn(three)
+        x = self.refinenet4(self.layer4_rn(four), None, three.shape[2:])
         x = self.refinenet3(x, three, two.shape[2:])
         x = self.refinenet2(x, two, one.shape[2:])
-        return self.refinenet1(x, one, [2 * side for side in one.shape[2:]])
+        x = self.refinenet1(x, one, [2 * side for side in one.shape[2:]])
+        return self.output_conv1(x)
 
 
 class DPTHead(nn.Module):
     """Tokens of four layers -> a map per frame.
 
-    out_dim None: features [n, F, H/down, W/down] without position embedding (the track head's input).
+    out_dim None: features [n, F, H/down, W/down] (the track head's input).
     Otherwise: raw channels [n, out_dim, H, W], to be activated by the caller.
     """
 
@@ -83,17 +104,7 @@ class DPTHead(nn.Module):
                 nn.Conv2d(d, d, 3, stride=2, padding=1),
             ]
         )
-        self.scratch = Pyramid(out_channels, features)
-        self.is_dense = out_dim is not None
-        if out_dim is None:
-            self.scratch.output_conv1 = nn.Conv2d(features, features, 3, padding=1)
-        else:
-            self.scratch.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
-            self.scratch.output_conv2 = nn.Sequential(
-                nn.Conv2d(features // 2, FUSED_CHANNELS, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(FUSED_CHANNELS, out_dim, 1),
-            )
+        self.scratch = Pyramid(out_channels, features, out_dim)
 
     def forward(self, tokens: Mapping[int, Tensor], height: int, width: int) -> Tensor:
         """tokens: {layer: [n, P, 2C]} of n frames -> [n, channels, H/down, W/down]."""
@@ -103,12 +114,9 @@ class DPTHead(nn.Module):
         for layer, project, resize in zip(self.layers, self.projects, self.resize_layers, strict=True):
             x = self.norm(tokens[layer][:, NUM_SPECIAL:])
             x = project(x.unflatten(1, (rows, columns)).permute(0, 3, 1, 2))
-            levels.append(resize(add_uv_embedding(x, aspect) if self.is_dense else x))
-        x = self.scratch.output_conv1(self.scratch(levels))
-        x = _resize(x, (height // self.down, width // self.down))
-        if self.is_dense:
-            x = self.scratch.output_conv2(add_uv_embedding(x, aspect))
-        return x
+            levels.append(resize(add_uv_embedding(x, aspect)))
+        x = _resize(self.scratch(levels), (height // self.down, width // self.down))
+        return self.scratch.output_conv2(add_uv_embedding(x, aspect))
 
 
 def frames_per_chunk(height: int, width: int) -> int:

@@ -43,8 +43,13 @@ class Tracker(nn.Module):
         maps = self.fmap_norm(maps.movedim(2, -1)).movedim(-1, 2)
         start = (queries.float() / STRIDE)[:, None].expand(-1, frames, -1, -1)
         features = sample(maps[:, 0], start[:, 0])[:, None].expand(-1, frames, -1, -1)
-        place = sample(_map_embedding(*maps.shape[-2:], maps.device).to(dtype).expand(len(maps), -1, -1, -1), start[:, 0])
-        reference = torch.cat((self.query_ref_token[:, :1], self.query_ref_token[:, 1:].expand(-1, frames - 1, -1)), dim=1)
+        place = sample(
+            _map_embedding(maps.shape[-2], maps.shape[-1], maps.device).to(dtype).expand(len(maps), -1, -1, -1),
+            start[:, 0],
+        )
+        reference = torch.cat(
+            (self.query_ref_token[:, :1], self.query_ref_token[:, 1:].expand(-1, frames - 1, -1)), dim=1
+        )
         pyramid = CorrelationPyramid(maps, LEVELS, RADIUS)
 
         coordinates = start

@@ -60,9 +60,12 @@ class UpdateFormer(nn.Module):
         virtual = self.virual_tracks.transpose(1, 2).expand(batch, frames, -1, -1)
         x = torch.cat((start, virtual), dim=2)  # [B, S, N + 64, C]
         blocks = zip(
-            self.time_blocks, self.space_virtual_blocks, self.space_point2virtual_blocks, self.space_virtual2point_blocks,
+            self.time_blocks,
+            self.space_virtual_blocks,
+            self.space_point2virtual_blocks,
+            self.space_virtual2point_blocks,
             strict=True,
-        )  # fmt: skip
+        )
         for over_time, among_virtual, from_virtual, to_virtual in blocks:
             x = over_time(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2)
             real, virtual = x.flatten(0, 1).split((points, NUM_VIRTUAL), dim=1)
