@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.metrics.depth import depth_error
-from quantvggt.evaluate.metrics.points import point_error, umeyama, unproject
+from quantvggt.evaluate.metrics.points import point_error, umeyama
 
 RNG = np.random.default_rng(11)
 
@@ -79,9 +79,7 @@ def test_umeyama_is_the_least_squares_optimum(mirrored):
     found = umeyama(source, target, weights)
     assert np.linalg.det(found.rotation) == pytest.approx(1)
     reached = weights @ ((found.apply(source) - target) ** 2).sum(1)
-    starts = np.concatenate(
-        [np.zeros((6, 1)), Rotation.random(6, random_state=RNG).as_rotvec(), np.zeros((6, 3))], 1
-    )
+    starts = np.concatenate([np.zeros((6, 1)), Rotation.random(6, random_state=RNG).as_rotvec(), np.zeros((6, 3))], 1)
     assert reached == pytest.approx(min(minimize(loss, start).fun for start in starts), rel=1e-6)
 
 
@@ -124,16 +122,3 @@ def test_points_that_are_not_finite_keep_the_error_finite():
     assert np.isfinite(point_error(np.full_like(truth, np.nan), truth, valid, np.zeros(3)))
     with pytest.raises(InputError, match="no pixel"):
         point_error(truth, truth, ~valid, np.zeros(3))
-
-
-def test_unprojected_points_project_back_onto_their_pixels():
-    depth = RNG.uniform(1, 5, (2, 4, 6))
-    extrinsics = np.concatenate(
-        [Rotation.random(2, random_state=RNG).as_matrix(), RNG.normal(size=(2, 3, 1))], axis=2
-    )
-    intrinsics = np.array([[[8.0, 0, 3], [0, 9.0, 2], [0, 0, 1]]] * 2)
-    points = unproject(depth, extrinsics, intrinsics)
-    for s, row, column in [(0, 0, 0), (0, 3, 5), (1, 2, 1)]:
-        camera = extrinsics[s, :, :3] @ points[s, row, column] + extrinsics[s, :, 3]
-        x, y, w = intrinsics[s] @ camera
-        assert (x / w, y / w, w) == pytest.approx((column + 0.5, row + 0.5, depth[s, row, column]))

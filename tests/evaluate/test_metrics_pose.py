@@ -52,9 +52,7 @@ def test_rotation_angle_is_exact_from_0_to_180(degrees):
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     start = Rotation.random(64, random_state=RNG)
     turned = start * Rotation.from_rotvec(np.radians(degrees) * axis)
-    np.testing.assert_allclose(
-        rotation_angle(start.as_matrix(), turned.as_matrix()), degrees, rtol=0, atol=1e-12
-    )
+    np.testing.assert_allclose(rotation_angle(start.as_matrix(), turned.as_matrix()), degrees, rtol=0, atol=1e-12)
 
 
 def test_rotation_angle_equals_scipy():

@@ -34,9 +34,7 @@ def umeyama(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = No
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3 or len(source) == 0:
-        raise InputError(
-            f"alignment needs two [N, 3] sets of one size, got {source.shape} and {target.shape}"
-        )
+        raise InputError(f"alignment needs two [N, 3] sets of one size, got {source.shape} and {target.shape}")
     weight = np.ones(len(source)) if weights is None else np.asarray(weights, np.float64)
     if weight.shape != (len(source),) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
         raise InputError("alignment weights must be one finite number >= 0 per point, and not all 0")
@@ -66,27 +64,10 @@ def point_error(predicted: ArrayLike, truth: ArrayLike, valid: ArrayLike, origin
     predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
     valid, origin = np.asarray(valid, bool), np.asarray(origin, np.float64)
     if predicted.shape != truth.shape or valid.shape != truth.shape[:-1]:
-        raise InputError(
-            f"point maps differ: {predicted.shape} predicted, {truth.shape} true, {valid.shape} valid"
-        )
+        raise InputError(f"point maps differ: {predicted.shape} predicted, {truth.shape} true, {valid.shape} valid")
     if not valid.any():
         raise InputError("no pixel has a true point, so there is nothing to measure")
     target, source = truth[valid], predicted[valid]
     source = np.where(np.isfinite(source).all(1, keepdims=True), source, 0.0)
     distance = np.linalg.norm(umeyama(source, target).apply(source) - target, axis=1).mean()
     return float(distance / np.linalg.norm(target - origin, axis=1).mean())
-
-
-def unproject(depth: ArrayLike, extrinsics: ArrayLike, intrinsics: ArrayLike) -> Array:
-    """World points [S, H, W, 3] of z-depth maps [S, H, W], pixel centres at +0.5.
-
-    extrinsics: world-to-camera [S, 3, 4]; intrinsics: [S, 3, 3] in pixels.
-    """
-    depth, extrinsics = np.asarray(depth, np.float64), np.asarray(extrinsics, np.float64)
-    height, width = depth.shape[1:]
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    pixels = np.stack([x, y, np.ones_like(x)], -1)
-    rays = np.einsum("sij,hwj->shwi", np.linalg.inv(np.asarray(intrinsics, np.float64)), pixels)
-    camera = rays * depth[..., None]
-    rotation, translation = extrinsics[:, :, :3], extrinsics[:, :, 3]
-    return np.einsum("sji,shwj->shwi", rotation, camera - translation[:, None, None])

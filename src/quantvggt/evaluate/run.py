@@ -1,0 +1,151 @@
+"""Run a model over clips with known truth and put what came out into one result row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from quantvggt.core.errors import InputError
+from quantvggt.evaluate.metrics.depth import depth_error
+from quantvggt.evaluate.metrics.drift import Drift, drift
+from quantvggt.evaluate.metrics.points import point_error
+from quantvggt.evaluate.metrics.pose import auc, pose_errors
+from quantvggt.models import VGGT
+from quantvggt.models.pose import decode_pose
+from quantvggt.reconstruct.geometry import camera_centres, unproject
+from quantvggt.scenes.clip import Clip, GroundTruth
+
+Row = dict[str, Any]
+
+AUC_THRESHOLDS = (30, 15, 5, 3)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one clip, float32.
+
+    extrinsics: world-to-camera [S, 3, 4] (OpenCV, world = first camera); intrinsics: [S, 3, 3] in pixels;
+    depth: [S, H, W] z-depth; points: [S, H, W, 3], the point head's map, or the depth unprojected through
+    the predicted cameras where the model has no point head.
+    """
+
+    extrinsics: NDArray[np.float32]
+    intrinsics: NDArray[np.float32]
+    depth: NDArray[np.float32]
+    points: NDArray[np.float32]
+
+
+def predict(model: VGGT, clips: Sequence[Clip], progress: bool = True, label: str = "predict") -> list[Prediction]:
+    """Run `model` on each clip, on the device and in the dtype its parameters have.
+
+    A progress bar goes to stderr. Raises InputError if the model has no camera or no depth head.
+    """
+    missing = {"camera", "depth"} - set(model.config.heads)
+    if missing:
+        raise InputError(f"evaluation needs the camera and the depth head; this model has no {sorted(missing)[0]} head")
+    return [_predict(model, clip) for clip in tqdm(clips, desc=label, unit="clip", disable=not progress)]
+
+
+def score(
+    predictions: Sequence[Prediction],
+    clips: Sequence[Clip],
+    reference: Sequence[Prediction] | None,
+    *,
+    name: str,
+    method: str,
+    scheme: str,
+    seed: int,
+    checkpoint_bytes: int,
+) -> Row:
+    """One result row from predictions already made; the keys are those of docs/cli.md.
+
+    auc30 .. auc3 are fractions of 1 over the frame pairs of all clips pooled; depth_absrel and point_error
+    are means over clips; the drifts compare with `reference`, the float model's predictions on the same
+    clips, and are 0 where `reference` is None, which says that this is the float model itself.
+
+    Raises InputError if a clip has no ground truth or only one frame.
+    """
+    truths = [_truth(clip) for clip in clips]
+    if not truths or len(predictions) != len(truths):
+        raise InputError(f"scoring needs one prediction per clip, got {len(predictions)} for {len(truths)} clips")
+    pairs = list(zip(predictions, truths, strict=True))
+    errors = [pose_errors(prediction.extrinsics, truth.extrinsics) for prediction, truth in pairs]
+    rotation, direction = (np.concatenate(kind) for kind in zip(*errors, strict=True))
+    moved = Drift(0.0, 0.0, 0.0) if reference is None else _drift(predictions, reference)
+    return {
+        "model": name,
+        "method": method,
+        "scheme": scheme,
+        "seed": seed,
+        "checkpoint_bytes": checkpoint_bytes,
+        **{f"auc{threshold}": auc(rotation, direction, threshold) for threshold in AUC_THRESHOLDS},
+        "depth_absrel": float(np.mean([depth_error(p.depth, t.depth).absrel for p, t in pairs])),
+        "point_error": float(np.mean([_point_error(prediction, truth) for prediction, truth in pairs])),
+        "drift_rotation_deg": moved.rotation_deg,
+        "drift_translation_deg": moved.translation_deg,
+        "drift_depth": moved.depth,
+    }
+
+
+def evaluate(
+    model: VGGT,
+    clips: Sequence[Clip],
+    reference: Sequence[Prediction] | None = None,
+    *,
+    name: str,
+    method: str,
+    scheme: str,
+    seed: int,
+    checkpoint_bytes: int,
+    progress: bool = True,
+) -> Row:
+    """`predict`, then `score`: one result row for `model` on `clips`."""
+    predictions = predict(model, clips, progress, label=f"{scheme} {method}")
+    return score(
+        predictions,
+        clips,
+        reference,
+        name=name,
+        method=method,
+        scheme=scheme,
+        seed=seed,
+        checkpoint_bytes=checkpoint_bytes,
+    )
+
+
+@torch.inference_mode()
+def _predict(model: VGGT, clip: Clip) -> Prediction:
+    height, width = clip.images.shape[-2:]
+    output = model(clip.images[None].to(model.device))
+    extrinsics, intrinsics = (part.cpu().numpy() for part in decode_pose(output["pose_enc"][0].float(), height, width))
+    depth = output["depth"][0, ..., 0].float().cpu().numpy()
+    if "world_points" in output:
+        points = output["world_points"][0].float().cpu().numpy()
+    else:
+        points = unproject(depth, extrinsics, intrinsics)
+    return Prediction(extrinsics, intrinsics, depth, points)
+
+
+def _truth(clip: Clip) -> GroundTruth:
+    if clip.truth is None:
+        raise InputError(f"clip of {clip.names[0]} has no ground truth to score against; use clips that have it")
+    return clip.truth
+
+
+def _point_error(prediction: Prediction, truth: GroundTruth) -> float:
+    depth, extrinsics, intrinsics = truth.depth.numpy(), truth.extrinsics.numpy(), truth.intrinsics.numpy()
+    points = unproject(depth, extrinsics, intrinsics)
+    return point_error(prediction.points, points, depth > 0, camera_centres(extrinsics)[0])
+
+
+def _drift(predictions: Sequence[Prediction], reference: Sequence[Prediction]) -> Drift:
+    return drift(
+        [prediction.extrinsics for prediction in predictions],
+        [prediction.depth for prediction in predictions],
+        [prediction.extrinsics for prediction in reference],
+        [prediction.depth for prediction in reference],
+    )

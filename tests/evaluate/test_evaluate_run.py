@@ -1,0 +1,130 @@
+"""predict, score and evaluate: perfect answers score perfectly, and every row has the keys of the contract."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from quantvggt.core.errors import InputError
+from quantvggt.evaluate.run import evaluate, predict, score
+from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models.pose import encode_pose
+from quantvggt.reconstruct.geometry import unproject
+from quantvggt.scenes.clip import Clip
+from quantvggt.scenes.synthetic import make_clips
+
+KEYS = [
+    "model",
+    "method",
+    "scheme",
+    "seed",
+    "checkpoint_bytes",
+    "auc30",
+    "auc15",
+    "auc5",
+    "auc3",
+    "depth_absrel",
+    "point_error",
+    "drift_rotation_deg",
+    "drift_translation_deg",
+    "drift_depth",
+]
+LABELS = {"name": "tiny", "method": "rtn", "scheme": "w4a4", "seed": 3, "checkpoint_bytes": 1234}
+CLIPS = make_clips([9_500_000, 9_500_001], frames=4, size=56)
+
+
+class Oracle(nn.Module):
+    """Answers with the truth of `CLIPS`, in the frame of the first camera and another unit of length."""
+
+    def __init__(self, heads=("camera", "depth", "point"), unit=0.3, turn=0.0):
+        super().__init__()
+        self.config = VGGTConfig(heads=heads)
+        self.device, self.unit, self.turn = torch.device("cpu"), unit, turn
+
+    def forward(self, images):
+        truth = next(clip.truth for clip in CLIPS if torch.equal(clip.images, images[0]))
+        height, width = images.shape[-2:]
+        full = torch.eye(4).repeat(len(truth.extrinsics), 1, 1)
+        full[:, :3] = truth.extrinsics
+        local = (full @ full[0].inverse())[:, :3]
+        local[:, :, 3] *= self.unit
+        depth = truth.depth * self.unit
+        points = torch.from_numpy(unproject(depth.numpy(), local.numpy(), truth.intrinsics.numpy()))
+        angle = torch.tensor(self.turn).deg2rad()
+        cos, sin = angle.cos(), angle.sin()
+        local[1:] = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ local[1:]
+        output = {
+            "pose_enc": encode_pose(local, truth.intrinsics, height, width)[None],
+            "depth": depth[None, ..., None],
+        }
+        return output | ({"world_points": points[None]} if "point" in self.config.heads else {})
+
+
+def tiny_vggt():
+    torch.manual_seed(0)
+    config = VGGTConfig(
+        img_size=56, embed_dim=32, depth=2, num_heads=2, patch_embed="conv", camera_trunk_depth=1,
+        camera_num_heads=2, dpt_features=16, dpt_out_channels=(8, 8, 16, 16), dpt_layers=(0, 0, 1, 1),
+        heads=("camera", "depth", "point"),
+    )  # fmt: skip
+    return VGGT(config).eval()
+
+
+@pytest.mark.parametrize("heads", [("camera", "depth", "point"), ("camera", "depth")])
+def test_the_truth_scores_perfectly_in_any_world_frame_and_unit(heads):
+    row = evaluate(Oracle(heads), CLIPS, None, **LABELS, progress=False)
+    assert list(row) == KEYS
+    assert (row["model"], row["method"], row["scheme"], row["seed"], row["checkpoint_bytes"]) == tuple(LABELS.values())
+    assert [row[f"auc{threshold}"] for threshold in (30, 15, 5, 3)] == [1, 1, 1, 1]
+    assert max(row["depth_absrel"], row["point_error"]) < 1e-5
+    assert row["drift_rotation_deg"] == row["drift_translation_deg"] == row["drift_depth"] == 0
+
+
+def test_drift_sees_what_a_known_turn_did():
+    # All cameras but the first rolled by 2.5 degrees about their axes: the 3 of 6 pairs with the first are off by 2.5.
+    reference = predict(Oracle(), CLIPS, progress=False)
+    row = evaluate(Oracle(turn=2.5), CLIPS, reference, **LABELS, progress=False)
+    assert 1 < row["drift_rotation_deg"] <= 2.5 + 1e-3
+    assert row["auc3"] < 1
+    assert row["drift_depth"] < 1e-6
+
+
+def test_a_real_model_gives_a_finite_row_twice_the_same():
+    model = tiny_vggt()
+    rows = [evaluate(model, CLIPS, None, **LABELS, progress=False) for _ in range(2)]
+    assert rows[0] == rows[1]
+    json.dumps(rows[0], allow_nan=False)
+
+
+def test_a_model_that_answers_nan_scores_worst_and_stays_json():
+    model = tiny_vggt()
+    reference = predict(model, CLIPS, progress=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    row = evaluate(model, CLIPS, reference, **LABELS, progress=False)
+    json.dumps(row, allow_nan=False)
+    assert row["auc30"] == 0
+    assert row["depth_absrel"] == 1
+    assert (row["drift_rotation_deg"], row["drift_translation_deg"]) == (180, 90)
+
+
+def test_progress_goes_to_stderr(capsys):
+    predict(Oracle(), CLIPS, label="seeing")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "seeing" in captured.err
+
+
+def test_unusable_models_and_clips_are_refused():
+    with pytest.raises(InputError, match="no depth head"):
+        predict(Oracle(heads=("camera",)), CLIPS)
+    blind = [Clip(CLIPS[0].images, CLIPS[0].names)]
+    predictions = predict(Oracle(), CLIPS[:1], progress=False)
+    with pytest.raises(InputError, match="no ground truth"):
+        score(predictions, blind, None, **LABELS)
+    with pytest.raises(InputError, match="one prediction per clip"):
+        score(predictions, CLIPS, None, **LABELS)
+    with pytest.raises(InputError, match="one prediction per clip"):
+        score([], [], None, **LABELS)
