@@ -29,10 +29,7 @@ def test_a_plane_comes_out_flat_and_where_it_is() -> None:
     places = [(1, 0.5, -2), (-1, 0, -1)]
     cameras = np.stack([turned(0.3, -0.1, places[0]), turned(-0.2, 0.2, places[1])])
     depth = np.stack(
-        [
-            (offset - normal @ place) / (rays(view) @ normal)
-            for view, place in zip(cameras, places, strict=True)
-        ]
+        [(offset - normal @ place) / (rays(view) @ normal) for view, place in zip(cameras, places, strict=True)]
     )
     points = unproject(depth, cameras, np.stack([LENS, LENS]))
     assert points.dtype == np.float32

@@ -34,9 +34,7 @@ def to_camera(points: Array, extrinsics: Array) -> NDArray[np.float64]:
     return points.astype(np.float64) @ camera[:, :3].T + camera[:, 3]
 
 
-def project(
-    points: Array, extrinsics: Array, intrinsics: Array
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def project(points: Array, extrinsics: Array, intrinsics: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """World points [..., 3] -> pixels (x, y) [..., 2] and depth [...] in one camera; <= 0 is behind it."""
     seen = to_camera(points, extrinsics)
     depth = seen[..., 2]
@@ -51,9 +49,7 @@ def camera_centres(extrinsics: Array) -> NDArray[np.float64]:
     return -np.einsum("sij,si->sj", cameras[:, :, :3], cameras[:, :, 3])
 
 
-def frustum(
-    extrinsics: Array, intrinsics: Array, width: int, height: int, length: float
-) -> NDArray[np.float64]:
+def frustum(extrinsics: Array, intrinsics: Array, width: int, height: int, length: float) -> NDArray[np.float64]:
     """A camera's pyramid [5, 3]: its centre, then the image corners at `length`, clockwise from top left."""
     corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64)
     in_camera = np.vstack([np.zeros(3), corners @ np.linalg.inv(intrinsics.astype(np.float64)).T * length])

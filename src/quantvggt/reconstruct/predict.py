@@ -31,9 +31,7 @@ def reconstruct(model: VGGT, clip: Clip, points: str = "depth", model_name: str 
         raise InputError(f"points is {points!r}; choose one of: {', '.join(NEEDED_HEADS)}")
     missing = [head for head in NEEDED_HEADS[points] if head not in model.config.heads]
     if missing:
-        raise InputError(
-            f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none"
-        )
+        raise InputError(f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none")
 
     with torch.inference_mode():
         out = model(clip.images[None].to(model.device))

@@ -82,15 +82,11 @@ class Scene:
         path = Path(path)
         file = path / "scene.npz" if path.is_dir() else path
         if not file.is_file():
-            raise InputError(
-                f"no saved scene at {path}; give a folder with a scene.npz, as `reconstruct` writes it"
-            )
+            raise InputError(f"no saved scene at {path}; give a folder with a scene.npz, as `reconstruct` writes it")
         try:
             return read_npz(file)
         except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, zlib.error) as error:
-            raise InputError(
-                f"{file} is not a scene, or is damaged: {error}; run `reconstruct` again"
-            ) from error
+            raise InputError(f"{file} is not a scene, or is damaged: {error}; run `reconstruct` again") from error
 
     def export(
         self,

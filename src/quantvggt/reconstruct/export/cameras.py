@@ -45,7 +45,5 @@ def _original(lens: NDArray[np.float32], source: dict[str, Any]) -> dict[str, An
     """Undo `pixel_in_clip = pixel_in_original * scale + offset`."""
     (scale_x, scale_y), (offset_x, offset_y) = source["scale"], source["offset"]
     back = np.array([[1 / scale_x, 0, -offset_x / scale_x], [0, 1 / scale_y, -offset_y / scale_y], [0, 0, 1]])
-    kept: dict[str, Any] = {
-        key: source[key] for key in ("path", "frame", "time", "width", "height") if key in source
-    }
+    kept: dict[str, Any] = {key: source[key] for key in ("path", "frame", "time", "width", "height") if key in source}
     return {**kept, "intrinsics": (back @ lens).tolist()}

@@ -44,9 +44,7 @@ def _cameras(scene: Scene) -> list[str]:
 def _images(scene: Scene, cloud: PointCloud, files: list[str]) -> list[str]:
     rotations = torch.from_numpy(scene.extrinsics[:, :, :3].astype(np.float64))
     quaternions = matrix_to_quaternion(rotations).numpy()[:, [3, 0, 1, 2]]
-    lines = [
-        "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then a line of X Y POINT3D_ID for each observation"
-    ]
+    lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then a line of X Y POINT3D_ID for each observation"]
     for frame, file in enumerate(files):
         pose = _numbers([*quaternions[frame], *scene.extrinsics[frame, :, 3]])
         lines.append(f"{frame + 1} {pose} {frame + 1} {file}")
@@ -62,9 +60,7 @@ def _points(scene: Scene, cloud: PointCloud) -> list[str]:
         mine = np.flatnonzero(cloud.frame == frame)
         seen, _ = project(cloud.xyz[mine], scene.extrinsics[frame], scene.intrinsics[frame])
         errors = np.hypot(seen[:, 0] - cloud.column[mine] - 0.5, seen[:, 1] - cloud.row[mine] - 0.5)
-        rows = zip(
-            mine.tolist(), cloud.xyz[mine].tolist(), cloud.rgb[mine].tolist(), errors.tolist(), strict=True
-        )
+        rows = zip(mine.tolist(), cloud.xyz[mine].tolist(), cloud.rgb[mine].tolist(), errors.tolist(), strict=True)
         for index, (point, xyz, (red, green, blue), error) in enumerate(rows):
             lines.append(f"{point + 1} {_numbers(xyz)} {red} {green} {blue} {error:.4g} {frame + 1} {index}")
     return lines

@@ -13,9 +13,7 @@ from quantvggt.reconstruct.export.names import frame_files
 from quantvggt.reconstruct.scene import Scene
 from quantvggt.reconstruct.style import ramp
 
-NOTE = (
-    "depth = png / depth_scale, along the optical axis, in the scene's unit; 0 = no value; exact in depth.npz"
-)
+NOTE = "depth = png / depth_scale, along the optical axis, in the scene's unit; 0 = no value; exact in depth.npz"
 
 
 def write_depth(scene: Scene, path: Path) -> None:
@@ -29,12 +27,8 @@ def write_depth(scene: Scene, path: Path) -> None:
             Image.fromarray(units.astype(np.uint16)).save(folder / f"{file}.png")
             Image.fromarray(_preview(depth, near, far)).save(folder / f"{file}_preview.png")
         with open(folder / "depth.npz", "wb") as stream:
-            np.savez_compressed(
-                stream, names=np.array(scene.names), depth=scene.depth, confidence=scene.depth_conf
-            )
-        frames = [
-            {"name": name, "file": f"{file}.png"} for name, file in zip(scene.names, files, strict=True)
-        ]
+            np.savez_compressed(stream, names=np.array(scene.names), depth=scene.depth, confidence=scene.depth_conf)
+        frames = [{"name": name, "file": f"{file}.png"} for name, file in zip(scene.names, files, strict=True)]
         about = {"depth_scale": scale, "note": NOTE, "frames": frames}
         (folder / "depth.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
@@ -54,9 +48,8 @@ def _range(depth: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _preview(depth: NDArray[np.float32], near: float, far: float) -> NDArray[np.uint8]:
-    """Near is light, far is dark, evenly in 1/depth; black where there is no value."""
-    inverse = 1 / np.maximum(depth, 1e-12, dtype=np.float64)
-    closeness = (inverse - 1 / far) / max(1 / near - 1 / far, 1e-12)
-    colours = ramp(closeness.clip(0, 1))
+    """Near is light, far is dark, evenly in the logarithm of depth; black where there is no value."""
+    closeness = np.log(far / np.maximum(depth, near * 1e-3)) / max(np.log(far / near), 1e-6)
+    colours = ramp(closeness.clip(0, 1).astype(np.float64))
     colours[depth <= 0] = 0
     return colours

@@ -9,8 +9,7 @@ from quantvggt.reconstruct.scene import Scene
 def frame_files(scene: Scene) -> list[str]:
     """One flat, distinct name without suffix per frame, made from its own name, safe in every file system."""
     stems = [
-        _safe(str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name)
-        for name in scene.names
+        _safe(str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name) for name in scene.names
     ]
     if len(set(map(str.lower, stems))) == len(stems):
         return stems
