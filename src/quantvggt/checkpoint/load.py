@@ -1,0 +1,171 @@
+"""Load a VGGT, in full precision or quantized, from wherever it lies, without a second copy in memory."""
+
+import os
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quantvggt.checkpoint import hub
+from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
+from quantvggt.checkpoint.validate import check_infos, check_values
+from quantvggt.checkpoint.weights import TensorInfo, WeightsFile, open_weights
+from quantvggt.core.errors import InputError
+from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models.config import HEADS
+from quantvggt.models.linear import QuantLinear
+from quantvggt.models.sites import quantizable_sites
+
+NANO = "vggt-nano"
+
+_OUR_REMEDY = "the files do not belong together or are damaged, fetch them again"
+_BARE_REMEDY = (
+    f"without a {CONFIG_NAME} of quantvggt's beside it only VGGT-1B can be recognised: "
+    "put one there (docs/format.md says how)"
+)
+
+
+def load(
+    name_or_path: str | os.PathLike[str], dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> VGGT:
+    """Load a model for inference.
+
+    name_or_path: "vggt-nano" (comes with the package); a file .safetensors, .pt, .pth or .bin; a folder
+        with model.safetensors or model.pt; a Hugging Face hub id such as "facebook/VGGT-1B". A config.json
+        in our format beside the weights says what they are; without one they must be VGGT-1B, with all or
+        some heads.
+    dtype: of everything that is not quantized. None: as when it was saved; float32 for published weights.
+    device: where the weights go.
+
+    Numbers that need no conversion stay mapped from the file, so don't change the file in place meanwhile.
+    Raises InputError, in one line, if there is no such thing, no network, or the content is wrong.
+    """
+    device = _checked_device(device)
+    path = locate(name_or_path)
+    weights = open_weights(path)
+    config = read_config(path.parent / CONFIG_NAME)
+    if dtype is not None and dtype not in FLOAT_DTYPES.values():
+        raise InputError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype}")
+    if config is None:
+        config, remedy = CheckpointConfig(infer_config(weights.infos)), _BARE_REMEDY
+    else:
+        remedy = _OUR_REMEDY
+        _check_depth(config.model, weights)
+    model = _empty_model(config, weights)
+    expected = _expected(model, config.sites)
+    fixed = {name for name in expected if is_fixed(name, config.sites)}
+    check_infos(path, weights.infos, expected, fixed, remedy)
+    _fill(model, weights, config.sites, fixed, dtype or config.dtype, device)
+    model.quantization = config.quantization
+    return model.eval()
+
+
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """The weights file that a name stands for, fetched from the hub if need be; InputError if none."""
+    name = os.fspath(name_or_path)
+    path = Path(str(files("quantvggt") / "assets" / NANO)) if name == NANO else Path(name).expanduser()
+    if path.is_dir():
+        for weights in hub.WEIGHTS_NAMES:
+            if (path / weights).is_file():
+                return path / weights
+        raise InputError(f"{path} is not a checkpoint: it holds neither {' nor '.join(hub.WEIGHTS_NAMES)}")
+    if path.is_file():
+        return path
+    if hub.is_repo_id(name):
+        return hub.fetch(name)
+    raise InputError(f"no checkpoint at {path}: give a file, a folder, a hub id such as facebook/VGGT-1B, or {NANO}")
+
+
+def infer_config(infos: dict[str, TensorInfo]) -> VGGTConfig:
+    """VGGT-1B with those heads that the tensors' names show."""
+    prefixes = {name.partition(".")[0] for name in infos}
+    return replace(VGGTConfig.vggt_1b(), heads=tuple(head for head in HEADS if f"{head}_head" in prefixes))
+
+
+def _check_depth(config: VGGTConfig, weights: WeightsFile) -> None:
+    """Every block has tensors, so a config that asks for more blocks than there are is refused unbuilt."""
+    if max(config.depth, config.camera_trunk_depth) > len(weights.infos):
+        raise InputError(
+            f"{weights.path.parent / CONFIG_NAME} asks for more blocks than {weights.path.name} has tensors; "
+            f"{_OUR_REMEDY}"
+        )
+
+
+def _empty_model(config: CheckpointConfig, weights: WeightsFile) -> VGGT:
+    """The model without memory behind its weights."""
+    config_path = weights.path.parent / CONFIG_NAME
+    try:
+        with torch.device("meta"):
+            model = VGGT(config.model)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{config_path}: these sizes make no model ({error}); {_OUR_REMEDY}") from error
+    sites = quantizable_sites(model)
+    for name, record in config.sites.items():
+        linear = sites.get(name)
+        if not isinstance(linear, torch.nn.Linear):
+            raise InputError(f"{config_path}: {name!r} is no quantizable layer of this model; {_OUR_REMEDY}")
+        if tuple(linear.weight.shape) != record.shape:
+            raise InputError(
+                f"{config_path}: {name} has shape {list(record.shape)}, "
+                f"but the model's is {list(linear.weight.shape)}; {_OUR_REMEDY}"
+            )
+        try:
+            model.set_submodule(name, _empty_linear(record, linear))
+        except InputError as error:
+            raise InputError(f"{config_path}: {name}: {error}") from error
+    return model
+
+
+def _empty_linear(record: SiteRecord, linear: torch.nn.Linear) -> QuantLinear:
+    return QuantLinear.empty(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        scheme=record.scheme,
+        has_signs=record.rotation,
+        has_smooth=record.smoothing,
+        has_input_clip=record.input_clip,
+        dtype=linear.weight.dtype,
+        device="meta",
+    )
+
+
+def _expected(model: VGGT, sites: dict[str, SiteRecord]) -> dict[str, TensorInfo]:
+    expected = {name: TensorInfo(tuple(x.shape), x.dtype) for name, x in model.state_dict().items()}
+    packed = (site for site, record in sites.items() if record.packed)
+    return expected | {f"{site}.weight_shape": TensorInfo((2,), torch.int64) for site in packed}
+
+
+def _fill(
+    model: VGGT,
+    weights: WeightsFile,
+    sites: dict[str, SiteRecord],
+    fixed: set[str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    state: dict[str, Tensor] = {}
+    for name, tensor in weights.tensors():
+        site, _, local = name.rpartition(".")
+        if site in sites and local == "weight_shape":
+            if tuple(tensor.tolist()) != sites[site].shape:
+                raise InputError(
+                    f"{weights.path}: {name} is {tensor.tolist()}, "
+                    f"but {CONFIG_NAME} says {list(sites[site].shape)}; {_OUR_REMEDY}"
+                )
+            continue
+        if name in fixed:
+            check_values(weights.path, name, tensor)
+        state[name] = tensor.to(device, tensor.dtype if name in fixed else dtype)
+    model.load_state_dict(state, assign=True)
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"device {str(device)!r} cannot be used here ({reason}); use cpu") from error
+    return torch.device(device)

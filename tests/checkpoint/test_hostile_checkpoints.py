@@ -1,0 +1,256 @@
+"""Wrong, damaged and malicious files: one clear line each, nothing run, nothing allocated."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from quantvggt.checkpoint.load import load
+from quantvggt.checkpoint.save import save
+from quantvggt.core.errors import InputError
+from quantvggt.models import VGGT, VGGTConfig
+
+
+def refuse(name, words: str) -> str:
+    with pytest.raises(InputError, match=words) as caught:
+        load(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def folder(quantized, tmp_path):
+    """A good W4A4 checkpoint to spoil."""
+    return save(quantized("w4a4"), tmp_path / "small")
+
+
+def edit_config(folder, change) -> None:
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def edit_tensors(folder, change) -> None:
+    path = folder / "model.safetensors"
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
+    change(tensors)
+    save_file(tensors, path)
+
+
+SITE = "aggregator.frame_blocks.0.attn.qkv"
+
+
+def test_nothing_there(tmp_path) -> None:
+    refuse(tmp_path / "nowhere", "no checkpoint at .*nowhere: give a file, a folder, a hub id")
+    refuse(tmp_path, "is not a checkpoint: it holds neither model.safetensors nor model.pt")
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    refuse(tmp_path / "photo.jpg", "photo.jpg is no checkpoint: name a .safetensors or .pt file")
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, 5000, -1])
+def test_truncated_safetensors(folder, size) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    refuse(folder, "model.safetensors is no whole safetensors file .*truncated or damaged, fetch it again")
+
+
+def test_header_that_claims_a_giant(folder) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    refuse(folder, "is no whole safetensors file")
+
+
+def test_shape_that_claims_more_than_the_file_holds(folder, raw_safetensors) -> None:
+    raw_safetensors(folder / "model.safetensors", {"a": ("F32", [10**9, 10**9], b"\0" * 8)})
+    refuse(folder, "is no whole safetensors file")
+
+
+def test_unknown_tensor_type(folder, raw_safetensors) -> None:
+    raw_safetensors(folder / "model.safetensors", {"a": ("F8_E4M3", [4], b"\0" * 4)})
+    refuse(folder, "a is of type F8_E4M3, which no VGGT checkpoint uses")
+
+
+def test_missing_unexpected_and_misshapen_tensors(folder) -> None:
+    def rename(tensors):
+        tensors["extra.weight"] = tensors.pop("aggregator.camera_token")
+
+    edit_tensors(folder, rename)
+    refuse(
+        folder,
+        r"1 missing tensors \(aggregator.camera_token\) and 1 unexpected tensors \(extra.weight\); the files do",
+    )
+
+    def reshape(tensors):
+        tensors["aggregator.camera_token"] = tensors.pop("extra.weight")[..., :5].contiguous()
+
+    edit_tensors(folder, reshape)
+    refuse(folder, r"aggregator.camera_token has shape \[1, 2, 1, 5\], expected \[1, 2, 1, 32\]")
+
+
+def test_tensors_of_the_wrong_type(folder) -> None:
+    original = load_file(folder / "model.safetensors")
+    for name, dtype, words in (
+        (f"{SITE}.weight_packed", torch.float32, "torch.float32, expected torch.int32"),
+        (f"{SITE}.weight_scale", torch.float16, "torch.float16, expected torch.float32"),
+        (f"{SITE}.bias", torch.int32, "torch.int32, expected floating point"),
+    ):
+        save_file({**original, name: original[name].to(dtype)}, folder / "model.safetensors")
+        refuse(folder, f"{name} is {words}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rotation_signs", 0), ("weight_scale", float("nan")), ("input_smooth", -1.0), ("input_clip", 1.5)],
+)
+def test_impossible_values(folder, name, value) -> None:
+    edit_tensors(
+        folder, lambda tensors: tensors[f"{SITE}.{name}"].view(-1)[3 if name != "input_clip" else 1].fill_(value)
+    )
+    refuse(folder, f"{SITE}.{name} holds impossible values")
+
+
+def test_weight_shape_must_agree_with_the_config(folder) -> None:
+    edit_tensors(folder, lambda tensors: tensors[f"{SITE}.weight_shape"].copy_(torch.tensor([96, 31])))
+    refuse(folder, rf"{SITE}.weight_shape is \[96, 31\], but config.json says \[96, 32\]")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        (["format_version"], 2, "format version 2 is newer than the 1 that this quantvggt reads; upgrade"),
+        (["format_version"], "1", "format_version must be a whole number"),
+        (["dtype"], "int7", "dtype must be one of float32"),
+        (["surprise"], 1, r"unknown keys \['surprise'\]"),
+        (["model", "depth"], 3, "missing tensors"),
+        (["model", "depth"], 10**12, "asks for more blocks than model.safetensors has tensors"),
+        (["model", "embed_dim"], 10**15, "make no model|has shape"),
+        (["model", "embed_dim"], "wide", "embed_dim must be a positive whole number"),
+        (["model", "heads"], ["camera"], "unexpected tensors"),
+        (["model", "dpt_out_channels"], [1, 2, "x", 3], "make no model"),
+        (["model", "no_such"], 1, "model config has unknown keys: no_such"),
+        (["model"], [1], "'model' must be a JSON object"),
+        (["quantization"], None, "'quantization' and 'sites' must be given together"),
+        (["quantization", "scheme", "version"], 9, "scheme version 9"),
+        (["quantization", "scheme", "name"], "w9a9", "w9a9"),
+        (["quantization", "method"], 5, "method"),
+        (["sites", "camera_head.embed_pose"], "site", "is no quantizable layer of this model"),
+        (["sites", SITE, "weight_bits"], 64, "weight_bits is 64"),
+        (["sites", SITE, "weight_bits"], 8, f"missing tensors .*{SITE}.weight"),
+        (["sites", SITE, "shape"], [95, 32], r"has shape \[95, 32\], but the model's is \[96, 32\]"),
+        (["sites", SITE, "shape"], [-96, 32], "shape must be two positive whole numbers"),
+        (["sites", SITE, "shape"], 7, "damaged or was edited by hand"),
+        (["sites", SITE, "rotation"], False, "unexpected tensors"),
+        (["sites", SITE, "rotation"], "yes", "must be true or false"),
+        (["sites", SITE, "colour"], "red", "damaged or was edited by hand"),
+    ],
+)
+def test_config_that_is_wrong(folder, keys, value, words) -> None:
+    def change(values):
+        for key in keys[:-1]:
+            values = values[key]
+        values[keys[-1]] = {**next(iter(values.values()))} if value == "site" else value
+
+    edit_config(folder, change)
+    refuse(folder, words)
+
+
+def test_config_that_is_no_json(folder) -> None:
+    path = folder / "config.json"
+    good = path.read_bytes()
+    for text in (good[:-20], b"\xff\xfe", b"[" * 100_000):
+        path.write_bytes(text)
+        refuse(folder, "config.json is not valid JSON .*fetch it again")
+
+
+def test_missing_config_asks_for_it(folder) -> None:
+    (folder / "config.json").unlink()
+    refuse(folder, "only VGGT-1B can be recognised: put one there")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    refuse(folder, "only VGGT-1B can be recognised: put one there")
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickled_code_never_runs(tiny, tmp_path) -> None:
+    trap = tmp_path / "trap"
+    torch.save({**tiny.state_dict(), "x": Bomb(trap)}, tmp_path / "model.pt")
+    refuse(tmp_path / "model.pt", "holds Python objects beside its tensors, which would run code; it is not loaded")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps({"x": Bomb(trap)}))
+    refuse(tmp_path / "old.pt", "not a PyTorch checkpoint, or one from before PyTorch 1.6")
+    (tmp_path / "config.json").write_text("cos\nmkdir\n(S'trap'\ntR.")
+    refuse(tmp_path / "model.pt", ".")
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.6, 0.99])
+def test_truncated_torch_file(tiny, tmp_path, keep) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(tiny.state_dict(), path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(keep * len(raw))])
+    refuse(path, "model.pt is no whole PyTorch checkpoint .*truncated or damaged, fetch it again")
+
+
+def test_torch_files_that_hold_something_else(tmp_path) -> None:
+    path = tmp_path / "x.pt"
+    for content in ([1, 2], {}, torch.zeros(3)):
+        torch.save(content, path)
+        refuse(path, "holds no state dict")
+    sparse = torch.eye(3).to_sparse()
+    stretched = torch.empty(0).set_(torch.zeros(1).untyped_storage(), 0, (10**6, 10**6), (0, 0))
+    for content in (
+        {"a": 1},
+        {1: torch.zeros(2)},
+        {"a": sparse},
+        {"a": torch.zeros(2, device="meta")},
+        {"a": stretched},
+    ):
+        torch.save(content, path)
+        refuse(path, "is not an ordinary tensor")
+    torch.save({"a": torch.zeros(2)}, path)
+    refuse(path, "missing tensors .* only VGGT-1B can be recognised")
+
+
+def test_a_zip_that_is_no_checkpoint(tmp_path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    (tmp_path / "x.pt").write_bytes(buffer.getvalue())
+    refuse(tmp_path / "x.pt", "is no whole PyTorch checkpoint")
+
+
+def test_unusable_dtype_and_device(folder) -> None:
+    with pytest.raises(InputError, match="dtype must be one of float32"):
+        load(folder, dtype=torch.int8)
+    with pytest.raises(InputError, match="device 'abacus' cannot be used here"):
+        load(folder, device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"device 'cuda' cannot be used here .*; use cpu"):
+            load(folder, device="cuda")
+
+
+def test_vggt_1b_is_recognised_by_its_shapes_alone(tmp_path) -> None:
+    """Without reading 5 GB: the header of a file with VGGT-1B's names, but one tensor short."""
+    from quantvggt.checkpoint.load import infer_config
+    from quantvggt.checkpoint.weights import TensorInfo
+
+    with torch.device("meta"):
+        model = VGGT(VGGTConfig.vggt_1b())
+    infos = {name: TensorInfo(tuple(x.shape), x.dtype) for name, x in model.state_dict().items()}
+    assert infer_config(infos) == VGGTConfig.vggt_1b()
+    without = {name: info for name, info in infos.items() if not name.startswith(("track_head", "point_head"))}
+    assert infer_config(without).heads == ("camera", "depth")
