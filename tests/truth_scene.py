@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.synthetic import make_clip
 

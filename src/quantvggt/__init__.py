@@ -14,7 +14,7 @@ _PUBLIC = {
     "save": "quantvggt.api",
     "reconstruct": "quantvggt.api",
     "Scheme": "quantvggt.core.scheme",
-    "Scene": "quantvggt.reconstruct.scene",
+    "Scene": "quantvggt.reconstruction.scene",
     "InputError": "quantvggt.core.errors",
     "QuantVGGTError": "quantvggt.core.errors",
 }

@@ -67,9 +67,7 @@ def test_rotate_quantize_computes_in_float32(dtype):
 
 
 @pytest.mark.parametrize("exact_int8", [False, True])
-@pytest.mark.parametrize(
-    ("rows", "k", "n"), [((2, 9), K, 24), ((1,), 100, 30), ((3, 1, 5), 7, 1), ((0,), 8, 8)]
-)
+@pytest.mark.parametrize(("rows", "k", "n"), [((2, 9), K, 24), ((1,), 100, 30), ((3, 1, 5), 7, 1), ((0,), 8, 8)])
 def test_int_linear_against_int64(monkeypatch, exact_int8, rows, k, n):
     if exact_int8 and not reference._int8_product_is_exact():
         pytest.skip("this CPU has no exact int8 product")

@@ -24,8 +24,7 @@ def _add_fast(op, usable=True, reason="has what it needs"):
 
 def test_reference_runs_both_ops_unless_something_better_is_registered():
     assert registry.report() == [
-        Row(op, "reference", True, "plain PyTorch, runs on every device")
-        for op in ("rotate_quantize", "int_linear")
+        Row(op, "reference", True, "plain PyTorch, runs on every device") for op in ("rotate_quantize", "int_linear")
     ]
 
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from quantvggt.core.errors import InputError
-from quantvggt.reconstruct.geometry import camera_centres
-from quantvggt.reconstruct.points import select_points
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.geometry import camera_centres
+from quantvggt.reconstruction.points import select_points
+from quantvggt.reconstruction.scene import Scene
 from quantvggt.viewer.figure import figure, figure_and_views, set_stage
 from quantvggt.viewer.page import open_page, write_page
 from truth_scene import small_scene

@@ -1,0 +1,1 @@
+"""From a float model and a calibration set to a quantized model."""

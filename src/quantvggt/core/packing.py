@@ -37,9 +37,7 @@ def unpack_int4(packed: Tensor, k: int) -> Tensor:
     Raises InputError if the width of `packed` does not fit `k`.
     """
     if packed.shape[-1] != packed_width(k):
-        raise InputError(
-            f"packed weight has {packed.shape[-1]} words a row; {k} values need {packed_width(k)}"
-        )
+        raise InputError(f"packed weight has {packed.shape[-1]} words a row; {k} values need {packed_width(k)}")
     pairs = packed.contiguous().view(torch.uint8)  # little-endian words: byte j holds elements 2j and 2j + 1
     nibbles = torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)
     return nibbles.view(torch.int8).sub_(8)[:, :k]

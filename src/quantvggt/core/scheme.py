@@ -28,9 +28,7 @@ class Scheme:
 
     def __post_init__(self) -> None:
         if self.version != VERSION or type(self.version) is not int:
-            raise InputError(
-                f"scheme version {self.version!r} is not supported; this release reads version {VERSION}"
-            )
+            raise InputError(f"scheme version {self.version!r} is not supported; this release reads version {VERSION}")
         for field, allowed in (("weight_bits", WEIGHT_BITS), ("act_bits", ACT_BITS)):
             value = getattr(self, field)
             if type(value) is not int or value not in allowed:

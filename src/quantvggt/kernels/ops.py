@@ -24,9 +24,7 @@ def rotate_quantize(
 
 
 @rotate_quantize.register_fake
-def _(
-    x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 

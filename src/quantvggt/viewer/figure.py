@@ -7,10 +7,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from quantvggt.reconstruct.geometry import camera_centres, frustum
-from quantvggt.reconstruct.points import MIN_CONFIDENCE, PointCloud, select_points
-from quantvggt.reconstruct.scene import Scene
-from quantvggt.reconstruct.style import camera_colours, frustum_length
+from quantvggt.reconstruction.geometry import camera_centres, frustum
+from quantvggt.reconstruction.points import MIN_CONFIDENCE, PointCloud, select_points
+from quantvggt.reconstruction.scene import Scene
+from quantvggt.reconstruction.style import camera_colours, frustum_length
 
 MAX_POINTS = 60_000
 PLOT_HALF_ANGLE = np.pi / 8

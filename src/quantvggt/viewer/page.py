@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quantvggt.core.files import atomic_file
-from quantvggt.reconstruct.points import MIN_CONFIDENCE
-from quantvggt.reconstruct.scene import Scene
-from quantvggt.reconstruct.style import camera_colours
+from quantvggt.reconstruction.points import MIN_CONFIDENCE
+from quantvggt.reconstruction.scene import Scene
+from quantvggt.reconstruction.style import camera_colours
 from quantvggt.viewer.figure import MAX_POINTS, figure_and_views
 
 THUMBNAIL_HEIGHT = 104

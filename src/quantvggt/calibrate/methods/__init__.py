@@ -1,0 +1,33 @@
+"""Quantization methods by name, one file each."""
+
+from dataclasses import fields
+from typing import Any
+
+from quantvggt.calibrate.methods.base import Method, SiteSolver
+from quantvggt.calibrate.methods.dsfq import DSFQ
+from quantvggt.calibrate.methods.rtn import RTN
+from quantvggt.core.errors import InputError
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (RTN, DSFQ)}
+
+__all__ = ["METHODS", "Method", "SiteSolver", "find_method", "make_method"]
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of method `name`; raises InputError if there is none."""
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; use one of: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def make_method(name: str, settings: dict[str, Any] | None = None, seed: int = 0) -> Method:
+    """Method `name` with its settings; `seed` goes to a method that has randomness.
+
+    Raises InputError if the method or a setting is unknown or impossible.
+    """
+    method = find_method(name)
+    known = [field.name for field in fields(method)]
+    given = {"seed": seed} | (settings or {}) if "seed" in known else settings or {}
+    if unknown := sorted(set(given) - set(known)):
+        raise InputError(f"method {name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
+    return method(**given)

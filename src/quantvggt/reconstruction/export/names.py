@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.scene import Scene
 
 
 def frame_files(scene: Scene) -> list[str]:

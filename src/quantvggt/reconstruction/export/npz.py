@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from quantvggt.core.files import atomic_file
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.scene import Scene
 
 VERSION = 1
 ARRAYS = ("images", "extrinsics", "intrinsics", "depth", "depth_conf", "points", "points_conf")

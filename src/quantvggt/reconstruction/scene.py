@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantvggt.core.errors import InputError
-from quantvggt.reconstruct.points import MIN_CONFIDENCE
+from quantvggt.reconstruction.points import MIN_CONFIDENCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class Scene:
 
         Raises InputError if there is no scene at that path or it is damaged.
         """
-        from quantvggt.reconstruct.export.npz import read_npz
+        from quantvggt.reconstruction.export.npz import read_npz
 
         path = Path(path)
         file = path / "scene.npz" if path.is_dir() else path
@@ -106,6 +106,6 @@ class Scene:
         Returns where each format was written. Raises InputError for an unknown format, an argument out of
         range, a file that exists, or a folder that can't be written.
         """
-        from quantvggt.reconstruct.export import export
+        from quantvggt.reconstruction.export import export
 
         return export(self, Path(folder), formats, min_confidence, max_points, seed, overwrite)

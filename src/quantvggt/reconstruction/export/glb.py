@@ -7,10 +7,10 @@ import trimesh
 from numpy.typing import NDArray
 
 from quantvggt.core.files import atomic_file
-from quantvggt.reconstruct.geometry import frustum
-from quantvggt.reconstruct.points import PointCloud
-from quantvggt.reconstruct.scene import Scene
-from quantvggt.reconstruct.style import camera_colours, frustum_length
+from quantvggt.reconstruction.geometry import frustum
+from quantvggt.reconstruction.points import PointCloud
+from quantvggt.reconstruction.scene import Scene
+from quantvggt.reconstruction.style import camera_colours, frustum_length
 
 # glTF looks along -z with y up, OpenCV along +z with y down.
 TO_GLTF = np.diag([1.0, -1.0, -1.0, 1.0])

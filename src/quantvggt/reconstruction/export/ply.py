@@ -5,8 +5,8 @@ from pathlib import Path
 import trimesh
 
 from quantvggt.core.files import atomic_file
-from quantvggt.reconstruct.points import PointCloud
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.points import PointCloud
+from quantvggt.reconstruction.scene import Scene
 
 
 def write_ply(scene: Scene, cloud: PointCloud, path: Path) -> None:

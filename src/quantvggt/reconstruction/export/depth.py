@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quantvggt.core.files import atomic_folder
-from quantvggt.reconstruct.export.names import frame_files
-from quantvggt.reconstruct.scene import Scene
-from quantvggt.reconstruct.style import ramp
+from quantvggt.reconstruction.export.names import frame_files
+from quantvggt.reconstruction.scene import Scene
+from quantvggt.reconstruction.style import ramp
 
 NOTE = "depth = png / depth_scale, along the optical axis, in the scene's unit; 0 = no value; exact in depth.npz"
 

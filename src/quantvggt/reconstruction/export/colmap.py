@@ -12,10 +12,10 @@ from PIL import Image
 
 from quantvggt.core.files import atomic_folder
 from quantvggt.models.pose import matrix_to_quaternion
-from quantvggt.reconstruct.export.names import frame_files
-from quantvggt.reconstruct.geometry import project
-from quantvggt.reconstruct.points import PointCloud
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.export.names import frame_files
+from quantvggt.reconstruction.geometry import project
+from quantvggt.reconstruction.points import PointCloud
+from quantvggt.reconstruction.scene import Scene
 
 
 def write_colmap(scene: Scene, cloud: PointCloud, path: Path) -> None:

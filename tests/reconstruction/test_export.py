@@ -12,8 +12,8 @@ from PIL import Image
 from plyfile import PlyData
 
 from quantvggt.core.errors import InputError
-from quantvggt.reconstruct.points import select_points
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.points import select_points
+from quantvggt.reconstruction.scene import Scene
 from truth_scene import small_scene
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from quantvggt.core.errors import InputError, QuantVGGTError
 from quantvggt.models import VGGT
 from quantvggt.models.pose import decode_pose
-from quantvggt.reconstruct.geometry import to_camera, unproject
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.geometry import to_camera, unproject
+from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.preprocess import covered, frame_mappings
 

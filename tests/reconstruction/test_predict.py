@@ -11,7 +11,7 @@ from PIL import Image
 from quantvggt.core.errors import InputError, QuantVGGTError
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.pose import encode_pose
-from quantvggt.reconstruct.predict import reconstruct
+from quantvggt.reconstruction.predict import reconstruct
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.images import load_images
 from quantvggt.scenes.synthetic import make_clip

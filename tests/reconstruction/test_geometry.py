@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from quantvggt.reconstruct.geometry import camera_centres, frustum, project, to_camera, unproject
+from quantvggt.reconstruction.geometry import camera_centres, frustum, project, to_camera, unproject
 
 LENS = np.array([[90.0, 0, 32], [0, 80, 24], [0, 0, 1]])  # 64 x 48 pixels
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from quantvggt.core.errors import InputError
 
 if TYPE_CHECKING:
-    from quantvggt.reconstruct.scene import Scene
+    from quantvggt.reconstruction.scene import Scene
 
 MIN_CONFIDENCE = 50.0
 """Default percentile: the lower half of the points is dropped."""

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from quantvggt.core.errors import InputError
-from quantvggt.reconstruct.export.cameras import write_cameras
-from quantvggt.reconstruct.export.colmap import write_colmap
-from quantvggt.reconstruct.export.depth import write_depth
-from quantvggt.reconstruct.export.glb import write_glb
-from quantvggt.reconstruct.export.npz import write_npz
-from quantvggt.reconstruct.export.ply import write_ply
-from quantvggt.reconstruct.points import PointCloud, select_points
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.export.cameras import write_cameras
+from quantvggt.reconstruction.export.colmap import write_colmap
+from quantvggt.reconstruction.export.depth import write_depth
+from quantvggt.reconstruction.export.glb import write_glb
+from quantvggt.reconstruction.export.npz import write_npz
+from quantvggt.reconstruction.export.ply import write_ply
+from quantvggt.reconstruction.points import PointCloud, select_points
+from quantvggt.reconstruction.scene import Scene
 
 OF_SCENE: dict[str, tuple[str, Callable[[Scene, Path], None]]] = {
     "cameras": ("cameras.json", write_cameras),

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from quantvggt.reconstruct.scene import Scene
+    from quantvggt.reconstruction.scene import Scene
 
 # Far to near, dark to light, evenly in lightness; also read left to right as first to last frame.
 _RAMP = np.array(

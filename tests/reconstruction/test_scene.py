@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from quantvggt.core.errors import InputError
-from quantvggt.reconstruct.points import select_points
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.points import select_points
+from quantvggt.reconstruction.scene import Scene
 from truth_scene import small_scene
 
 ARRAYS = ("images", "extrinsics", "intrinsics", "depth", "depth_conf", "points", "points_conf")

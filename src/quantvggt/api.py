@@ -1,0 +1,71 @@
+"""The public functions: each joins the rooms below, none has logic of its own."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantvggt.calibrate import pipeline
+from quantvggt.calibrate.methods import find_method
+from quantvggt.checkpoint.load import load as load_checkpoint
+from quantvggt.checkpoint.save import save as save_checkpoint
+from quantvggt.core.scheme import Scheme
+from quantvggt.models import VGGT
+from quantvggt.reconstruction import predict
+from quantvggt.reconstruction.scene import Scene
+from quantvggt.scenes.calibration import CalibrationSource, calibration_clips
+from quantvggt.scenes.clip import Clip
+from quantvggt.scenes.images import ImageSource
+from quantvggt.scenes.open import load_clip
+
+PathLike = str | os.PathLike[str]
+
+
+def load(name_or_path: PathLike, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> VGGT:
+    """Load a VGGT: a hub id, .pt, .safetensors, a saved folder, or "vggt-nano". See `checkpoint.load.load`."""
+    return load_checkpoint(name_or_path, dtype=dtype, device=device)
+
+
+def save(model: VGGT, folder: PathLike, overwrite: bool = False) -> Path:
+    """Write a checkpoint folder, as small as the model is. See `checkpoint.save.save`."""
+    return save_checkpoint(model, folder, overwrite=overwrite)
+
+
+def quantize(
+    model: VGGT,
+    scheme: str | Scheme = "w4a4",
+    method: str = "dsfq",
+    calibration: CalibrationSource | Sequence[Clip] | Sequence[Tensor] = "synthetic",
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> VGGT:
+    """A new, quantized model; `model` stays as it was.
+
+    calibration: clips; image tensors [S, 3, H, W]; a folder of images, a folder of such folders, or a video;
+    or "synthetic" (needs no files; images like those you will use are better). A method that needs none ignores it.
+    seed: of whatever is random in the method. See `calibrate.pipeline.quantize` for the rest and the errors.
+    """
+    clips: Sequence[Clip] = ()
+    if find_method(method).needs_calibration:
+        clips = calibration_clips(calibration, size=model.config.img_size)
+    return pipeline.quantize(model, scheme, method, clips, settings, seed, progress)
+
+
+def reconstruct(
+    model: VGGT,
+    source: Clip | ImageSource,
+    points: str = "depth",
+    frames: int | None = None,
+    rate: float | None = None,
+    mode: str = "crop",
+    model_name: str = "VGGT",
+) -> Scene:
+    """Photos or a video to cameras, depth and points. See `scenes.open.load_clip` and `reconstruct.predict`."""
+    clip = source
+    if not isinstance(clip, Clip):
+        clip = load_clip(clip, frames=frames, rate=rate, mode=mode, size=model.config.img_size)
+    return predict.reconstruct(model, clip, points=points, model_name=model_name)

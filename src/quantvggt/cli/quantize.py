@@ -1,0 +1,89 @@
+"""quantvggt quantize"""
+
+import argparse
+import json
+import time
+from typing import Any
+
+from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.core.scheme import PRESETS, Scheme
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("output", help="folder for the small checkpoint")
+    parser.add_argument(
+        "--scheme",
+        default="w4a4",
+        help=f"bits of weights and activations: {', '.join(PRESETS)}, or any w<bits>a<bits> (default %(default)s)",
+    )
+    parser.add_argument("--method", default="dsfq", help="dsfq (rotate, then smooth) or rtn (default %(default)s)")
+    parser.add_argument(
+        "--calibration",
+        default="synthetic",
+        metavar="SOURCE",
+        help="folder of images, folder of such folders, or video like those you will use; "
+        "synthetic (the default) needs no files",
+    )
+    parser.add_argument("--clips", type=int, default=16, help="size of the calibration set (default %(default)s)")
+    parser.add_argument("--frames", type=int, default=8, help="frames per clip (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the rotation (default %(default)s)")
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the method, for example alpha=0.6; may be repeated",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is already there")
+    add_device_options(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from quantvggt import api
+    from quantvggt.calibrate.methods import make_method
+    from quantvggt.scenes.calibration import calibration_clips
+
+    scheme, settings = Scheme.parse(args.scheme), parse_settings(args.setting)
+    method = make_method(args.method, settings, args.seed)
+    output = require_free(args.output, args.overwrite)
+    model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
+    clips = []
+    if method.needs_calibration:
+        clips = calibration_clips(args.calibration, args.clips, args.frames, model.config.img_size)
+        say(f"calibrating on {len(clips)} clips of {len(clips[0].names)} frames from {args.calibration}")
+        if args.calibration == "synthetic":
+            say("(images like those you will use are a better calibration set: --calibration FOLDER)")
+    start = time.perf_counter()
+    small = api.quantize(model, scheme, args.method, clips, seed=args.seed, settings=settings)
+    seconds = time.perf_counter() - start
+    api.save(small, output, overwrite=args.overwrite)
+    size = sum(file.stat().st_size for file in output.iterdir() if file.name in ("config.json", "model.safetensors"))
+    half = 2 * sum(parameter.numel() for parameter in model.parameters())
+    say(f"{output}: {size / 1e6:.1f} MB, {half / size:.2f}x smaller than the whole model in float16 ({seconds:.0f} s)")
+    return {
+        "output": str(output),
+        "scheme": scheme.name,
+        "method": args.method,
+        "checkpoint_bytes": size,
+        "float16_bytes": half,
+        "ratio": half / size,
+        "clips": len(clips),
+        "seconds": seconds,
+    }
+
+
+def parse_settings(words: list[str]) -> dict[str, Any]:
+    """["alpha=0.6"] -> {"alpha": 0.6}; values are JSON, or text. Raises InputError if a word has no "="."""
+    from quantvggt.core.errors import InputError
+
+    settings = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise InputError(f"--setting {word}: write NAME=VALUE, for example alpha=0.6")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings

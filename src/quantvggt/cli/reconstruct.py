@@ -1,0 +1,84 @@
+"""quantvggt reconstruct"""
+
+import argparse
+import time
+from typing import Any
+
+from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+
+FORMATS = ("cameras", "colmap", "ply", "glb", "depth", "npz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("source", nargs="+", help="folder of images, glob, images, or a video")
+    parser.add_argument("--output", "-o", default="scene", help="folder for the scene (default %(default)s)")
+    parser.add_argument(
+        "--formats",
+        default=",".join(FORMATS),
+        help="comma-separated: cameras (JSON), colmap (text model), ply (coloured points), glb (points and cameras), "
+        "depth (PNG and NPZ), npz (everything; `quantvggt view` reads it) (default: all)",
+    )
+    parser.add_argument("--frames", type=int, help="use that many, evenly spaced (default: all images, 16 of a video)")
+    parser.add_argument("--rate", type=float, help="frames per second of a video, instead of --frames")
+    parser.add_argument(
+        "--mode",
+        default="crop",
+        choices=("crop", "pad"),
+        help="crop: full width, tall images lose top and bottom; pad: nothing is lost, white is added (default crop)",
+    )
+    parser.add_argument(
+        "--points",
+        default="depth",
+        choices=("depth", "pointmap"),
+        help="world points from the depth and camera heads (more accurate), or from the point head (default depth)",
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        default=50.0,
+        metavar="PERCENT",
+        help="drop this share of points, the least sure ones (default %(default)s)",
+    )
+    parser.add_argument("--max-points", type=int, help="keep at most so many points, drawn at random (default: all)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
+    add_device_options(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from quantvggt import api
+    from quantvggt.reconstruction.points import select_points
+    from quantvggt.scenes.open import load_clip
+    from quantvggt.viewer.page import write_page
+
+    output = require_free(args.output, args.overwrite)
+    source = args.source[0] if len(args.source) == 1 else args.source
+    model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
+    clip = load_clip(source, frames=args.frames, rate=args.rate, mode=args.mode, size=model.config.img_size)
+    height, width = clip.images.shape[-2:]
+    say(f"{len(clip.names)} frames of {width}x{height}; running {args.model}")
+    start = time.perf_counter()
+    scene = api.reconstruct(model, clip, points=args.points, model_name=args.model)
+    seconds = time.perf_counter() - start
+    written = scene.export(
+        output,
+        formats=[name.strip() for name in args.formats.split(",") if name.strip()],
+        min_confidence=args.min_confidence,
+        max_points=args.max_points,
+        overwrite=args.overwrite,
+    )
+    page = output / "scene.html"
+    write_page(scene, page, f"{len(clip.names)} frames by {args.model}")
+    points = len(select_points(scene, args.min_confidence, args.max_points).xyz)
+    say(f"{points:,} points in {seconds:.1f} s. Open {page} in a browser. Written:")
+    for name, path in written.items():
+        say(f"  {name:8} {path}")
+    return {
+        "output": str(output),
+        "frames": len(clip.names),
+        "height": height,
+        "width": width,
+        "points": points,
+        "seconds": seconds,
+        "files": {**{name: str(path) for name, path in written.items()}, "page": str(page)},
+    }

@@ -1,0 +1,81 @@
+"""The closed form of DSFQ against its formulas in float64 (QuantVGGT, section 3.2)."""
+
+import pytest
+import scipy.linalg
+import torch
+from torch import nn
+
+from quantvggt.calibrate.methods import make_method
+from quantvggt.core.errors import InputError
+from quantvggt.core.scheme import Scheme
+
+K, N = 64, 48
+
+
+@pytest.fixture
+def linear() -> nn.Linear:
+    torch.manual_seed(0)
+    layer = nn.Linear(K, N)
+    layer.weight.data[:, 3] *= 20  # an outlier channel
+    return layer
+
+
+def samples() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(2, 30, K, generator=generator) * (1 + index) for index in range(3)]
+
+
+def test_smoothing_is_the_published_formula(linear: nn.Linear) -> None:
+    solver = make_method("dsfq", {"alpha": 0.3}, seed=5).start("site", linear)
+    for x in samples():
+        solver.observe(x)
+    layer = solver.solve(Scheme.preset("w8a8"))
+
+    assert layer.rotation_signs is not None
+    assert layer.input_smooth is not None
+    rotation = torch.diag(layer.rotation_signs.double()) @ torch.from_numpy(scipy.linalg.hadamard(K) / K**0.5)
+    peak = None
+    for x in samples():
+        now = (x.flatten(0, 1).double() @ rotation).abs().amax(0)
+        peak = now if peak is None else 0.95 * peak + 0.05 * now
+    assert peak is not None
+    expected = peak**0.3 / (linear.weight.detach().double() @ rotation).abs().amax(0) ** 0.7
+    torch.testing.assert_close(layer.input_smooth.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_eight_bits_reproduce_the_layer_and_four_bits_beat_rtn(linear: nn.Linear) -> None:
+    x = samples()[0]
+    truth = linear(x)
+
+    def error(method: str, scheme: str) -> float:
+        solver = make_method(method).start("site", linear)
+        for sample in samples():
+            solver.observe(sample)
+        return ((solver.solve(Scheme.preset(scheme))(x) - truth).norm() / truth.norm()).item()
+
+    assert error("dsfq", "w8a8") < 0.02
+    assert error("dsfq", "w4a4") < 0.8 * error("rtn", "w4a4")
+
+
+def test_every_site_has_its_own_signs_and_the_seed_decides(linear: nn.Linear) -> None:
+    def signs(site: str, seed: int) -> list[int]:
+        solver = make_method("dsfq", seed=seed).start(site, linear)
+        solver.observe(samples()[0])
+        found = solver.solve(Scheme.preset("w4a4")).rotation_signs
+        assert found is not None
+        return found.tolist()
+
+    assert signs("a", 0) == signs("a", 0)
+    assert signs("a", 0) != signs("b", 0)
+    assert signs("a", 0) != signs("a", 1)
+
+
+def test_unknown_names_and_settings_are_named() -> None:
+    with pytest.raises(InputError, match="unknown method 'magic'; use one of: rtn, dsfq"):
+        make_method("magic")
+    with pytest.raises(InputError, match="dsfq has no setting beta; it has: alpha, momentum, seed"):
+        make_method("dsfq", {"beta": 1})
+    with pytest.raises(InputError, match="rtn has no setting alpha; it has: none"):
+        make_method("rtn", {"alpha": 1})
+    with pytest.raises(InputError, match="alpha must lie between 0 and 1"):
+        make_method("dsfq", {"alpha": 1.5})
