@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-slow lint bench clean
+
+setup: $(READY)  ## make .venv with everything the project needs
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "setuptools>=69" torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--no-build-isolation --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## quantize a small VGGT, compare, reconstruct: runs/demo/report.html
+	$(BIN)/quantvggt demo --output runs/demo
+
+test: $(READY)  ## everything but the slow checks
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## full-size models: 12 GB of memory, several minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## formatting, style, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## measure; each prints a table and ends in one JSON line
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) runs build dist src/*.egg-info

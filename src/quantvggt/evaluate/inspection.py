@@ -1,0 +1,118 @@
+"""What lies in each quantizable layer: shape, bits, bytes, how far its weight moved, how uneven its input is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantvggt.calibrate.capture import observe_inputs
+from quantvggt.core.errors import InputError
+from quantvggt.core.rotation import rotate
+from quantvggt.models import VGGT
+from quantvggt.models.aggregator import NUM_SPECIAL
+from quantvggt.models.linear import QuantLinear
+from quantvggt.models.sites import quantizable_sites
+from quantvggt.scenes.clip import Clip
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One layer.
+
+    shape: (N, K), outputs and inputs; bytes: everything it stores, bias included.
+    weight_error: ||W_quantized - W|| / ||W|| (Frobenius, in the layer's own basis), None without a reference.
+    outliers_special, outliers_patch: the largest channel peak over the median channel peak of the layer's input,
+    for camera and register tokens and for patch tokens; a peak is max |x| over tokens and clips.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    weight_bits: int
+    act_bits: int
+    bytes: int
+    weight_error: float | None
+    outliers_special: float
+    outliers_patch: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def inspect_sites(
+    model: VGGT, clips: Sequence[Clip], reference: VGGT | None = None, progress: bool = True
+) -> list[SiteReport]:
+    """Every quantizable layer of `model`, in the order they run; `clips` show what activations look like.
+
+    reference: the float model that `model` was quantized from, for the weight errors.
+    Raises InputError if the reference isn't a float model of the same shape, or there are no clips.
+    """
+    if not clips:
+        raise InputError("inspect needs at least one clip to see activations")
+    if reference is not None and (reference.quantization is not None or reference.config != model.config):
+        raise InputError("the reference must be the full-precision model that this one was quantized from")
+    sites = quantizable_sites(model)
+    floats = quantizable_sites(reference) if reference is not None else {}
+    peaks: dict[str, Tensor] = {}
+    sizes = {clip.images.shape[-2:] for clip in clips}
+    if len(sizes) > 1:
+        raise InputError(f"inspect needs clips of one image size, got {sorted(map(tuple, sizes))}")
+    height, width = sizes.pop()
+    tokens = NUM_SPECIAL + (height // model.config.patch_size) * (width // model.config.patch_size)
+    observers = {name: partial(_observe, peaks, name, tokens) for name in sites}
+    observe_inputs(model, clips, observers, progress)
+    return [_report(name, site, floats, peaks[name]) for name, site in sites.items()]
+
+
+def _observe(peaks: dict[str, Tensor], name: str, tokens: int, x: Tensor) -> None:
+    """Keep float32 [2, K]: the channel peaks of special and of patch tokens."""
+    frames = x.float().abs().reshape(-1, tokens, x.shape[-1])
+    peak = torch.stack((frames[:, :NUM_SPECIAL].amax((0, 1)), frames[:, NUM_SPECIAL:].amax((0, 1))))
+    peaks[name] = peak if name not in peaks else torch.maximum(peaks[name], peak)
+
+
+def _report(name: str, site: nn.Module, floats: Mapping[str, nn.Module], peak: Tensor) -> SiteReport:
+    special, patch = (peak.amax(1) / peak.median(1).values.clamp(min=1e-12)).tolist()
+    tensors = [*site.parameters(), *site.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if isinstance(site, QuantLinear):
+        shape = site.out_features, site.in_features
+        bits = site.scheme.weight_bits, site.scheme.act_bits
+        error = _weight_error(site, floats[name]) if name in floats else None
+    else:
+        assert isinstance(site, nn.Linear)
+        shape = site.out_features, site.in_features
+        bits = (8 * site.weight.element_size(),) * 2
+        error = None
+    return SiteReport(name, shape, *bits, size, error, special, patch)
+
+
+def _weight_error(site: QuantLinear, linear: nn.Module) -> float:
+    """Measured before smoothing, where the rotation keeps lengths and so the error is that of W itself."""
+    weight = linear.get_parameter("weight").detach().float()
+    target = weight if site.rotation_signs is None else rotate(weight, site.rotation_signs)
+    ours = site.dequantized_weight()
+    if site.input_smooth is not None:
+        ours = ours / site.input_smooth
+    return ((ours - target).norm() / weight.norm()).item()
+
+
+def format_sites(reports: Sequence[SiteReport]) -> str:
+    """Aligned text, one line a layer and a line of totals."""
+    head = (
+        f"{'site':44} {'shape':>12} {'bits':>6} {'kB':>9} {'weight error':>13} {'outliers: special':>18} {'patch':>7}"
+    )
+    lines = [head, "-" * len(head)]
+    for row in reports:
+        shape = f"{row.shape[0]}x{row.shape[1]}"
+        error = "-" if row.weight_error is None else f"{100 * row.weight_error:.2f}%"
+        lines.append(
+            f"{row.name:44} {shape:>12} {f'{row.weight_bits}/{row.act_bits}':>6} {row.bytes / 1000:9.1f} {error:>13} "
+            f"{row.outliers_special:18.1f} {row.outliers_patch:7.1f}"
+        )
+    total = sum(row.bytes for row in reports)
+    lines.append(f"{len(reports)} layers, {total / 1e6:.2f} MB in memory")
+    return "\n".join(lines)

@@ -1,0 +1,25 @@
+"""A VGGT of any size without its weight file: for time and memory, where the numbers need no sense."""
+
+import torch
+from torch import Tensor
+
+from quantvggt.models.config import VGGTConfig
+from quantvggt.models.vggt import VGGT
+
+
+def seeded_model(config: VGGTConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> VGGT:
+    """Random weights that keep activations of order one, the same for one seed and dtype; on the CPU, in eval mode."""
+    with torch.device("meta"):
+        model = VGGT(config)
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(name: str, shape: torch.Size) -> Tensor:
+        if name.endswith(".gamma"):
+            return torch.full(shape, 0.2, dtype=dtype)
+        if len(shape) == 1:
+            return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=dtype)
+        fan_in = max(1, shape[1:].numel())
+        return torch.randn(shape, generator=generator).mul_(fan_in**-0.5).to(dtype)
+
+    model.load_state_dict({name: draw(name, value.shape) for name, value in model.state_dict().items()}, assign=True)
+    return model.eval()
