@@ -1,8 +1,12 @@
 """From a float model to a quantized one: what changes, what stays, what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
 
+import quantvggt as qv
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.errors import InputError
 from quantvggt.models.linear import QuantLinear
@@ -44,10 +48,16 @@ def test_calibration_is_deterministic_and_recorded() -> None:
     assert [clip["name"] for clip in first.quantization.calibration["clips"]] == ["a", "b"]
 
 
-def test_floats_that_stay_are_float16_numbers() -> None:
-    small = quantize(tiny_model(), "w4a4", "rtn", progress=False)
-    for value in small.parameters():
-        assert torch.equal(value, value.half().float())
+def test_what_is_not_quantized_is_stored_in_16_bits_and_computes_the_same(tmp_path: Path) -> None:
+    small, clip = quantize(tiny_model(), "w4a4", "dsfq", [tiny_clip("a")], progress=False), tiny_clip()
+    qv.save(small, tmp_path / "small")
+    sites = set(quantizable_sites(small))
+    with safe_open(tmp_path / "small" / "model.safetensors", "pt") as file:
+        kept = [name for name in file.keys() if name.rpartition(".")[0] not in sites or name.endswith(".bias")]  # noqa: SIM118
+        assert {file.get_slice(name).get_dtype() for name in kept} == {"F16"}
+    with torch.inference_mode():
+        before, after = small(clip.images), qv.load(tmp_path / "small")(clip.images)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
 def test_refuses_what_cannot_be_meant() -> None:

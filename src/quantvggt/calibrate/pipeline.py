@@ -13,6 +13,7 @@ from quantvggt.calibrate.methods import make_method
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
+from quantvggt.models.linear import FLOAT32_BUFFERS
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.scenes.clip import Clip
@@ -53,16 +54,17 @@ def quantize(
     if solver_of.needs_calibration:
         observe_inputs(model, clips, {name: solver.observe for name, solver in solvers.items()}, progress)
 
-    quantized = _copy_without(model, sites)
+    quantized = model.sharing_copy()
     for name, solver in tqdm(solvers.items(), desc=f"{method} {scheme.name}", unit="layer", disable=not progress):
         quantized.set_submodule(name, solver.solve(scheme))
+    _round_to_float16(quantized)
     quantized.quantization = Quantization(
         scheme=scheme,
         method=method,
         settings=asdict(solver_of),
         calibration={"clips": [clip.source for clip in clips]} if solver_of.needs_calibration else {},
     )
-    return quantized.train(model.training)
+    return quantized
 
 
 def _as_linear(module: nn.Module) -> nn.Linear:
@@ -70,19 +72,12 @@ def _as_linear(module: nn.Module) -> nn.Linear:
     return module
 
 
-def _copy_without(model: VGGT, sites: dict[str, nn.Linear]) -> VGGT:
-    """A copy of `model`, float32 rounded to float16, whose `sites` are left on the meta device."""
-    with torch.device("meta"):
-        copy = VGGT(model.config)
-    state = {
-        name: _through_float16(value)
+def _round_to_float16(model: VGGT) -> None:
+    """Give what isn't quantized float16 values, still in float32; tensors it shares with another model don't change."""
+    floats = {
+        name: value
         for name, value in model.state_dict().items()
-        if name.rpartition(".")[0] not in sites
+        if value.dtype == torch.float32 and name.rpartition(".")[2] not in FLOAT32_BUFFERS
     }
-    copy.load_state_dict(state, strict=False, assign=True)
-    return copy.requires_grad_(False)
-
-
-def _through_float16(value: torch.Tensor) -> torch.Tensor:
-    rounded = value.half().to(value.dtype) if value.dtype == torch.float32 else value
-    return rounded if bool(rounded.isfinite().all()) else value
+    rounded = {name: value.half().float() for name, value in floats.items()}
+    model.load_state_dict({name: x for name, x in rounded.items() if x.isfinite().all()}, strict=False, assign=True)

@@ -6,7 +6,6 @@ with, per linear layer, `channel_wise_scale` [1, K], `rotation_matrix` [K, K], `
 Bit widths are not stored: whoever ran the calibration has to name them.
 """
 
-import copy
 import os
 from pathlib import Path
 
@@ -50,8 +49,7 @@ def import_published(model: VGGT, folder: str | os.PathLike[str], scheme: str | 
         parameters |= _read(folder / filename, prefix, model.config.depth)
     _check(parameters, sites, folder)
 
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    result = copy.deepcopy(model, shared)
+    result = model.sharing_copy()
     for name, linear in sites.items():
         values = {key: parameters[f"{name}.{key}"] for key in _shapes(linear)}
         try:

@@ -47,10 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
+    from quantvggt.reconstruction.export import check_formats
     from quantvggt.reconstruction.points import select_points
     from quantvggt.scenes.open import load_clip
     from quantvggt.viewer.page import write_page
 
+    formats = check_formats(name.strip() for name in args.formats.split(",") if name.strip())
     output = require_free(args.output, args.overwrite)
     source = args.source[0] if len(args.source) == 1 else args.source
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     written = scene.export(
         output,
-        formats=[name.strip() for name in args.formats.split(",") if name.strip()],
+        formats=formats,
         min_confidence=args.min_confidence,
         max_points=args.max_points,
         overwrite=args.overwrite,

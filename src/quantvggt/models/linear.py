@@ -14,7 +14,7 @@ from quantvggt.core.rotation import inner_order, rotate
 from quantvggt.core.scheme import Scheme
 from quantvggt.kernels.ops import int_linear, rotate_quantize
 
-_FLOAT32_BUFFERS = ("weight_scale", "input_smooth", "input_clip")
+FLOAT32_BUFFERS = ("weight_scale", "input_smooth", "input_clip")
 
 
 class QuantLinear(nn.Module):
@@ -163,7 +163,7 @@ class QuantLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme.name}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
-        scales = {name: self._buffers.get(name) for name in _FLOAT32_BUFFERS}
+        scales = {name: self._buffers.get(name) for name in FLOAT32_BUFFERS}
         super()._apply(fn, recurse)
         for name, before in scales.items():
             after = self._buffers.get(name)

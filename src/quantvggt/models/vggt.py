@@ -3,6 +3,7 @@
 State-dict keys and shapes are those of the published checkpoint.
 """
 
+import copy
 import os
 from collections.abc import Callable
 
@@ -57,6 +58,10 @@ class VGGT(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self.aggregator.camera_token.device
+
+    def sharing_copy(self) -> "VGGT":
+        """A new model that shares every tensor; its layers may be replaced without touching this one."""
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())})
 
     def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:
         """Predict everything the heads know about the scene.

@@ -26,6 +26,16 @@ OF_POINTS: dict[str, tuple[str, Callable[[Scene, PointCloud, Path], None]]] = {
 FORMATS = tuple(sorted([*OF_SCENE, *OF_POINTS]))
 
 
+def check_formats(formats: Iterable[str]) -> list[str]:
+    """The formats without repetition; raises InputError if one is unknown or there are none."""
+    formats = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        asked = ", ".join(map(repr, unknown)) or "nothing"
+        raise InputError(f"cannot export {asked}; the formats are: {', '.join(FORMATS)}")
+    return formats
+
+
 def export(
     scene: Scene,
     folder: Path,
@@ -36,11 +46,7 @@ def export(
     overwrite: bool,
 ) -> dict[str, Path]:
     """See `Scene.export`. Everything that can be wrong with the request is checked before the first write."""
-    formats = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        asked = ", ".join(map(repr, unknown)) or "nothing"
-        raise InputError(f"cannot export {asked}; the formats are: {', '.join(FORMATS)}")
+    formats = check_formats(formats)
     targets = {name: folder / (OF_SCENE.get(name) or OF_POINTS[name])[0] for name in formats}
     existing = [str(path) for path in targets.values() if path.exists()]
     if existing and not overwrite:

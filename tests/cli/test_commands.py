@@ -1,0 +1,118 @@
+"""Every command end to end on a tiny model: what is printed where, what is written, what the exit code says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import quantvggt as qv
+from quantvggt.cli.main import COMMANDS, main
+from quantvggt.models import VGGTConfig
+from tiny import CONFIG, sane_model, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    qv.save(sane_model(), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(rng.integers(0, 255, (50, 60, 3), np.uint8)).save(folder / f"{index}.jpg")
+    return str(folder)
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """The one JSON object on stdout of a command that succeeds."""
+    assert main([*words, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_quantize_inspect_evaluate_reconstruct_view(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, photos: str
+) -> None:
+    small = str(tmp_path / "small")
+    words = (
+        "quantize",
+        model,
+        small,
+        "--calibration",
+        photos,
+        "--clips",
+        "2",
+        "--frames",
+        "2",
+        "--setting",
+        "alpha=0.6",
+    )
+    made = run_json(capsys, *words)
+    assert made["scheme"] == "w4a4"
+    assert made["clips"] == 2
+    assert made["checkpoint_bytes"] == sum(file.stat().st_size for file in Path(small).iterdir())
+    assert qv.load(small).quantization.settings["alpha"] == 0.6  # type: ignore[union-attr]
+
+    seen = run_json(
+        capsys, "inspect", small, "--reference", model, "--calibration", photos, "--clips", "1", "--frames", "2"
+    )
+    assert len(seen["sites"]) == CONFIG.depth * 8
+    assert all(site["weight_bits"] == 4 and 0 < site["weight_error"] < 0.3 for site in seen["sites"])
+    assert all(site["outliers_special"] >= 1 and site["outliers_patch"] >= 1 for site in seen["sites"])
+
+    words = ("evaluate", small, "--scenes", "1", "--frames", "2")
+    row = run_json(capsys, *words)
+    assert (row["method"], row["scheme"], row["drift_depth"]) == ("dsfq", "w4a4", None)
+    row = run_json(capsys, *words, "--reference", model)
+    assert row["drift_depth"] > 0
+
+    scene = tmp_path / "scene"
+    made = run_json(capsys, "reconstruct", small, photos, "-o", str(scene))
+    assert made["frames"] == 4
+    assert {path.name for path in scene.iterdir()} >= {
+        "cameras.json", "colmap", "points.ply", "scene.glb", "depth", "scene.npz", "scene.html",
+    }  # fmt: skip
+    page = tmp_path / "page.html"
+    assert run_json(capsys, "view", str(scene), "-o", str(page), "--no-open")["page"] == str(page)
+    assert page.stat().st_size > 1_000_000
+
+
+def test_import_published(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    published = Path(__file__).parent.parent / "golden" / "published" / "w4a4"
+    config = VGGTConfig.from_dict({**CONFIG.to_dict(), "depth": 4, "camera_trunk_depth": 2, "dpt_layers": [0, 1, 2, 3]})
+    qv.save(tiny_model(config), tmp_path / "float")
+    words = ("import-published", str(tmp_path / "float"), str(published), str(tmp_path / "small"), "--scheme", "w4a4")
+    assert run_json(capsys, *words)["scheme"] == "w4a4"
+    quantization = qv.load(tmp_path / "small").quantization
+    assert quantization is not None
+    assert quantization.scheme.name == "w4a4"
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_json(capsys, "doctor")
+    assert {(row["op"], row["backend"]) for row in result["kernels"]} >= {
+        ("rotate_quantize", "reference"),
+        ("int_linear", "reference"),
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "kernels" in output.err

@@ -1,0 +1,107 @@
+"""The caller's mistakes: exit code 2, one line on stderr that names the culprit and the remedy, nothing written."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import quantvggt as qv
+from quantvggt.cli.main import main
+from tiny import sane_model, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    qv.save(tiny_model(), folder)
+    return str(folder)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The line on stderr of a command that must fail with exit code 2."""
+    assert main(list(words)) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    last = output.err.strip().splitlines()[-1]
+    assert last.startswith(f"quantvggt {words[0]}: ")
+    return last
+
+
+def write_photo(path: Path) -> None:
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path)
+
+
+def test_no_images(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    (tmp_path / "notes.txt").write_text("no photo")
+    line = mistake(capsys, "reconstruct", model, str(tmp_path), "-o", str(tmp_path / "out"))
+    assert f"no images in folder {tmp_path}" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_source(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    assert str(tmp_path / "gone") in mistake(capsys, "reconstruct", model, str(tmp_path / "gone"))
+
+
+def test_unreadable_image(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    write_photo(tmp_path / "good.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    assert "torn.png" in mistake(capsys, "reconstruct", model, str(tmp_path), "-o", str(tmp_path / "out"))
+
+
+def test_video_without_frames(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    file = tmp_path / "sound.mkv"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+    assert "sound.mkv" in mistake(capsys, "reconstruct", model, str(file), "-o", str(tmp_path / "out"))
+
+
+def test_folder_that_is_no_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_photo(tmp_path / "photo.png")
+    assert "is not a checkpoint" in mistake(capsys, "quantize", str(tmp_path), str(tmp_path / "out"))
+
+
+def test_unknown_scheme_method_and_setting(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    out = str(tmp_path / "out")
+    assert "unknown scheme 'int4'" in mistake(capsys, "quantize", model, out, "--scheme", "int4")
+    assert "unknown method 'gptq4'; use one of" in mistake(capsys, "quantize", model, out, "--method", "gptq4")
+    assert "has no setting beta" in mistake(capsys, "quantize", model, out, "--setting", "beta=1")
+    assert "write NAME=VALUE" in mistake(capsys, "quantize", model, out, "--setting", "beta")
+    assert not Path(out).exists()
+
+
+def test_output_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    write_photo(tmp_path / "photo.png")
+    file = str(tmp_path / "photo.png")
+    assert "it is a file" in mistake(capsys, "quantize", model, file)
+    assert "not a folder you may write" in mistake(capsys, "reconstruct", model, file, "-o", f"{file}/below")
+
+
+def test_output_that_exists_is_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    write_photo(tmp_path / "photo.png")
+    line = mistake(capsys, "reconstruct", model, str(tmp_path / "photo.png"), "-o", str(tmp_path))
+    assert "pass --overwrite" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_unknown_format(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    write_photo(tmp_path / "photo.png")
+    words = ("reconstruct", model, str(tmp_path / "photo.png"), "-o", str(tmp_path / "out"), "--formats", "obj")
+    assert "obj" in mistake(capsys, *words)
+
+
+def test_one_image_is_fine_and_says_what_it_means(tmp_path: Path) -> None:
+    write_photo(tmp_path / "photo.png")
+    with pytest.warns(UserWarning, match="single view"):
+        scene = qv.reconstruct(sane_model(), tmp_path / "photo.png")
+    assert len(scene.names) == 1
+
+
+def test_wrong_words_exit_with_2() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["quantise"])
+    assert stopped.value.code == 2
