@@ -15,8 +15,10 @@ from quantvggt.models.aggregator import Aggregator
 from quantvggt.models.config import VGGTConfig
 from quantvggt.models.heads.camera import CameraHead
 from quantvggt.models.heads.dpt import DPTHead, activate_depth, activate_points, frames_per_chunk
-from quantvggt.models.heads.track import FEATURES, STRIDE, Tracker
+from quantvggt.models.heads.track import FEATURES, LEVELS, STRIDE, Tracker
 from quantvggt.models.quantization import Quantization
+
+MIN_TRACK_SIDE = STRIDE * 2 ** (LEVELS - 1)  # the smallest level of the correlation pyramid still has a cell
 
 
 class TrackHead(nn.Module):
@@ -127,6 +129,8 @@ class VGGT(nn.Module):
         if query_points is not None:
             if "track" not in self.config.heads:
                 raise InputError("query_points were given, but this model has no track head")
+            if min(images.shape[-2:]) < MIN_TRACK_SIDE:
+                raise InputError(f"tracking needs frames of {MIN_TRACK_SIDE} pixels or more each way")
             query_points = query_points[None] if query_points.ndim == 2 else query_points
             if query_points.shape[:1] + query_points.shape[2:] != (len(images), 2):
                 raise InputError(f"query_points must be [{len(images)}, N, 2], got {tuple(query_points.shape)}")
