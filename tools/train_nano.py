@@ -10,7 +10,6 @@ few minutes; the averaged weights are OUT/model.safetensors (float16). See docs/
 
 import argparse
 import json
-import math
 import sys
 import time
 from contextlib import nullcontext
@@ -27,6 +26,7 @@ from nano.evaluate import evaluate
 from nano.geometry import add_targets
 from nano.losses import ReadOut, dense_loss, pose_loss
 from nano.parallel import average_gradients, start
+from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.heads.dpt import activate_depth, activate_points
@@ -53,7 +53,7 @@ WEIGHTS = {
     "translation": 1.0, "quaternion": 1.0, "fov": 1.0, "turn": 1.0, "heading": 1.0,
     "depth": 0.5, "points": 0.5, "eye": 0.5, "place": 0.5,
 }  # fmt: skip
-WARM_UP, HOLD = 0.03, 0.45  # shares of the time: rising until the first, falling from the second
+WARM_UP, HOLD = 0.03, 0.2  # shares of the time: rising until the first, falling from the second
 EMA_DECAY, EMA_EVERY = 0.999, 4
 LOG_SECONDS, SAVE_SECONDS, EVALUATE_SECONDS = 60, 180, 600
 PROBE_SEEDS = list(range(HELD_OUT_SEED + 1000, HELD_OUT_SEED + 1040))  # not those of the final figures
@@ -175,6 +175,8 @@ class Trainer:
 
     def resume(self) -> None:
         state = torch.load(Path(self.args.out) / "state.pt", map_location=self.device, weights_only=True)
+        if list(state["model"]) != list(self.model.state_dict()):
+            raise InputError("the model's parameters changed since state.pt was written: start anew with --init")
         self.model.load_state_dict(state["model"])
         self.read_out.load_state_dict(state["read_out"])
         self.average = state["average"]
@@ -184,11 +186,10 @@ class Trainer:
 
 
 def schedule(progress: float) -> float:
-    """Learning-rate factor: linear warm-up, constant, half a cosine down to zero."""
+    """Learning-rate factor: linear warm-up, constant, linear down to zero."""
     if progress < WARM_UP:
         return progress / WARM_UP + 1e-3
-    fall = max(0.0, min(1.0, (progress - HOLD) / (1 - HOLD)))
-    return 0.5 + 0.5 * math.cos(math.pi * fall)
+    return max(0.0, min(1.0, (1 - progress) / (1 - HOLD)))
 
 
 def train(trainer: Trainer) -> None:

@@ -1,10 +1,12 @@
 """A compact evaluation on held-out scenes for the training log; `quantvggt evaluate` is the full one."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nano.data import batch_of
 from nano.geometry import add_targets
+from quantvggt.evaluate.metrics.pose import auc, pose_errors
 from quantvggt.models import VGGT
 from quantvggt.models.pose import decode_pose, encode_pose
 
@@ -21,7 +23,7 @@ def evaluate(model: VGGT, seeds: list[int], frames: int, device: torch.device) -
         height, width = batch["images"].shape[-2:]
         output = model(batch["images"])
         extrinsics, _ = decode_pose(output["pose_enc"].float(), height, width)
-        turn, heading = pair_errors_degrees(extrinsics[0].double(), batch["poses"][0].double())
+        turn, heading = pose_errors(extrinsics[0].cpu().numpy(), batch["poses"][0].cpu().numpy())
         turns.append(turn)
         headings.append(heading)
         depth, points = output["depth"][0, ..., 0].double(), output["world_points"][0].double()
@@ -32,33 +34,10 @@ def evaluate(model: VGGT, seeds: list[int], frames: int, device: torch.device) -
             (output["pose_enc"] - target)[..., 7:].abs().mean().rad2deg().double(),
         ]
         totals += torch.stack(errors).cpu()
-    worst = torch.maximum(torch.cat(turns), torch.cat(headings)).cpu()
-    row = {f"auc{limit}": auc(worst, limit) for limit in THRESHOLDS}
-    row["median_turn"] = float(torch.cat(turns).median())
-    row["median_heading"] = float(torch.cat(headings).median())
+    turn, heading = np.concatenate(turns), np.concatenate(headings)
+    row = {f"auc{limit}": auc(turn, heading, limit) for limit in THRESHOLDS}
+    row |= {"median_turn": float(np.median(turn)), "median_heading": float(np.median(heading))}
     return row | dict(zip(("absrel", "points", "fov"), (totals / len(seeds)).tolist(), strict=True))
-
-
-def pair_errors_degrees(extrinsics: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """World-to-camera [S, 3, 4] twice -> rotation and translation-direction errors of all pairs, degrees.
-
-    As published, the direction's sign is ignored.
-    """
-    first, second = torch.triu_indices(len(truth), len(truth), 1)
-
-    def relative(e: Tensor) -> tuple[Tensor, Tensor]:
-        turn = e[second, :, :3] @ e[first, :, :3].mT
-        return turn, e[second, :, 3] - (turn @ e[first, :, 3:])[..., 0]
-
-    (turn, move), (true_turn, true_move) = relative(extrinsics), relative(truth)
-    cosine = ((turn @ true_turn.mT).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-    direction = torch.nn.functional.cosine_similarity(move, true_move, dim=-1).abs()
-    return cosine.clamp(-1, 1).acos().rad2deg(), direction.clamp(0, 1).acos().rad2deg()
-
-
-def auc(error: Tensor, limit: int) -> float:
-    """Mean over 1..limit degrees of the share of pairs whose error is below it."""
-    return float(torch.stack([(error < bound).double().mean() for bound in range(1, limit + 1)]).mean())
 
 
 def depth_error(depth: Tensor, truth: Tensor) -> Tensor:

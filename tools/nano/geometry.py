@@ -67,15 +67,16 @@ def rotation_of(quaternion: Tensor) -> Tensor:
 def pair_errors(rotation: Tensor, translation: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Relative-pose errors of all frame pairs i < j, in radians: rotation and translation direction, each [B, pairs].
 
-    rotation [B, S, 3, 3], translation [B, S, 3]: predicted world-to-camera; truth [B, S, 3, 4]. Written with chords, so
-    that the gradient stays bounded at zero error. Opposite translation directions count as different.
+    rotation [B, S, 3, 3], translation [B, S, 3]: predicted world-to-camera; truth [B, S, 3, 4]. The relative pose is
+    E_i^-1 E_j, as in the published evaluation. Written with chords, so that the gradient stays bounded at zero error.
+    Opposite translation directions count as different.
     """
     first, second = torch.triu_indices(rotation.shape[1], rotation.shape[1], 1, device=rotation.device)
 
     def relative(r: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        turn = r[:, second] @ r[:, first].mT
-        move = t[:, second] - (turn @ t[:, first, :, None])[..., 0]
-        return turn, move / (move.norm(dim=-1, keepdim=True) + 1e-6)
+        back = r[:, first].mT
+        move = (back @ (t[:, second] - t[:, first])[..., None])[..., 0]
+        return back @ r[:, second], move / (move.norm(dim=-1, keepdim=True) + 1e-6)
 
     turn, move = relative(rotation, translation)
     true_turn, true_move = relative(truth[..., :3], truth[..., 3])
