@@ -5,7 +5,7 @@
 
 The learning rate follows the clock, not the step count: it warms up, stays, and falls to zero exactly when
 --minutes are over, whatever the machine's speed. Everything needed to go on is written to OUT/state.pt every
-few minutes; the averaged weights are OUT/model.safetensors (float16). See docs/nano.md.
+few minutes; the averaged weights are the checkpoint OUT/vggt-nano (float16). See docs/nano.md.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nano.attention import PlainAttention
@@ -26,6 +25,8 @@ from nano.evaluate import evaluate
 from nano.geometry import add_targets
 from nano.losses import ReadOut, dense_loss, pose_loss
 from nano.parallel import average_gradients, start
+from quantvggt.checkpoint.load import load
+from quantvggt.checkpoint.save import save
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.models import VGGT, VGGTConfig
@@ -68,7 +69,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.model = VGGT(NANO)
         if args.init:
-            self.model.load_state_dict({name: value.float() for name, value in load_file(args.init).items()})
+            self.model.load_state_dict(load(args.init, torch.float32).state_dict())
         else:
             for name, parameter in self.model.named_parameters():
                 if name.endswith(".gamma"):
@@ -159,7 +160,7 @@ class Trainer:
         return model.to(self.device).eval()
 
     def save(self) -> None:
-        """Both files, each whole or not at all."""
+        """The state and the checkpoint, each whole or not at all."""
         out = Path(self.args.out)
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
@@ -170,8 +171,7 @@ class Trainer:
         }
         with atomic_file(out / "state.pt") as path:
             torch.save(state, path)
-        with atomic_file(out / "model.safetensors") as path:
-            save_file({name: value.half().contiguous() for name, value in self.average.items()}, path)
+        save(self.averaged(torch.float16), out / "vggt-nano", overwrite=True)
 
     def resume(self) -> None:
         state = torch.load(Path(self.args.out) / "state.pt", map_location=self.device, weights_only=True)
@@ -237,9 +237,9 @@ def log_evaluation(trainer: Trainer) -> None:
 def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, help="folder for the state, the weights and nothing else")
+    parser.add_argument("--out", required=True, help="folder for the state and the checkpoint")
     parser.add_argument("--minutes", type=float, default=100, help="training time; the schedule ends with it")
-    parser.add_argument("--init", help="start from these weights (.safetensors) instead of from scratch")
+    parser.add_argument("--init", help='start from this model, such as "vggt-nano", not from scratch')
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of the training process")
