@@ -12,10 +12,11 @@ import seeded
 from quantvggt.models import VGGT, VGGTConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-# The tracker feeds coordinates back through sines of up to 969 rad per cell, so float32 noise grows about a
-# thousandfold: noise of 3e-6 on its input tokens (what any other CPU brings) moves `vis` by up to 6e-3 in our
-# own run. Its golden values are therefore held to 2e-2; everything else to 1e-4.
-TOLERANCE = {"track": 2e-2, "vis": 2e-2, "conf": 2e-2}
+# The tracker feeds coordinates back through sines of up to 969 rad per cell, so float32 rounding grows about a
+# thousandfold with each of its iterations: from the same tokens our own float32 and float64 runs differ by
+# 1.4e-4 (track), 2e-2 (vis) and 8e-4 (conf), and the recorded values carry rounding of that size too. They are
+# held to a few times that; everything else to 1e-4.
+TOLERANCE = {"track": 1e-3, "vis": 6e-2, "conf": 2e-2}
 
 
 def seeded_model(config: VGGTConfig) -> VGGT:
