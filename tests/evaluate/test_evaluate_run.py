@@ -10,7 +10,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.evaluate.run import evaluate, predict, score
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.pose import encode_pose
-from quantvggt.reconstruct.geometry import unproject
+from quantvggt.reconstruction.geometry import unproject
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.synthetic import make_clips
 
@@ -108,6 +108,19 @@ def test_a_model_that_answers_nan_scores_worst_and_stays_json():
     assert row["auc30"] == 0
     assert row["depth_absrel"] == 1
     assert (row["drift_rotation_deg"], row["drift_translation_deg"]) == (180, 90)
+
+
+def test_clips_run_at_once_answer_as_one_by_one():
+    model, threads = tiny_vggt(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone, together = (predict(model, CLIPS, progress=False, workers=workers) for workers in (1, 2))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.depth == other.depth).all()
+        assert (one.extrinsics == other.extrinsics).all()
 
 
 def test_progress_goes_to_stderr(capsys):

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.report import environment, write_report
 from quantvggt.evaluate.table import format_table, human_bytes, print_table
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.scene import Scene
 
 
 def row(method, scheme, size, auc30, drift):

@@ -16,8 +16,8 @@ from quantvggt.evaluate.plots import auc_plot, drift_plot, method_colours, size_
 from quantvggt.evaluate.run import Row
 from quantvggt.evaluate.style import STYLE, SYNC_VIEWS
 from quantvggt.evaluate.table import COLUMNS, MEANINGS, Column, full_precision, human_bytes, label, shrinkage
-from quantvggt.reconstruct.scene import Scene
-from quantvggt.reconstruct.style import ramp
+from quantvggt.reconstruction.scene import Scene
+from quantvggt.reconstruction.style import ramp
 from quantvggt.viewer.figure import figure as scene_figure
 
 _THUMBNAIL_SIDE = 224
@@ -43,13 +43,13 @@ def report_page(
         _section(
             "Drift from full precision",
             "How far quantization moved the model's own answers. Lower is better; the axis is logarithmic.",
-            _plot(drift_plot(rows)),
+            _wide(drift_plot(rows)),
         ),
-        _section("Camera accuracy", "The dotted line is full precision; higher is better.", _plot(auc_plot(rows))),
+        _section("Camera accuracy", "The dotted line is full precision; higher is better.", _wide(auc_plot(rows))),
         _section(
             "Accuracy against size",
             "Each mark is one checkpoint. Up and to the left is better.",
-            _plot(size_plot(rows)),
+            _wide(size_plot(rows)),
         ),
         _scenes(scenes) if scenes else "",
         _section("What the columns mean", "", _meanings()),
@@ -140,13 +140,17 @@ def _cell(column: Column, row: Row, base: Row) -> str:
     return f"{escape(column.show(row[column.key]))}<small>{escape(column.difference(change))}</small>"
 
 
-def _plot(figure: go.Figure, name: str | None = None) -> str:
+def _plot(figure: go.Figure) -> str:
     return figure.to_html(
         include_plotlyjs=False,
         full_html=False,
-        div_id=name,
         config={"displaylogo": False, "responsive": True, "displayModeBar": False},
     )
+
+
+def _wide(figure: go.Figure) -> str:
+    """A row of plots, which a narrow screen scrolls through."""
+    return f'<div class="scroll"><div class="plots">{_plot(figure)}</div></div>'
 
 
 def _scenes(scenes: Mapping[str, Scene]) -> str:

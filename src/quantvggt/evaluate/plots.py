@@ -39,6 +39,7 @@ def size_plot(rows: Sequence[Row]) -> go.Figure:
                 cliponaxis=False,
                 marker={
                     "size": 13,
+                    "opacity": 0.85,
                     "color": colours[method],
                     "symbol": [symbols[row["scheme"]] for row in own],
                     "line": {"color": "white", "width": 1.5},

@@ -15,7 +15,7 @@ from quantvggt.core.files import atomic_file
 from quantvggt.evaluate.page import report_page
 from quantvggt.evaluate.run import Row
 from quantvggt.evaluate.table import full_precision
-from quantvggt.reconstruct.scene import Scene
+from quantvggt.reconstruction.scene import Scene
 
 
 def write_report(

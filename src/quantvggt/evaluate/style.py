@@ -21,6 +21,7 @@ section {{ margin-top: 20px; padding: 22px 24px; background: white;
 .card p {{ margin: 0; color: {MUTED}; font-size: 13px; }}
 .card strong {{ font-size: 27px; line-height: 1.35; letter-spacing: -.02em; }}
 .scroll {{ overflow-x: auto; }}
+.plots {{ min-width: 720px; }}
 table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }}
 th {{ padding: 6px 10px; text-align: right; vertical-align: bottom; color: {MUTED}; font-weight: 500;
   font-size: 12.5px; line-height: 1.35; border-bottom: 1px solid {RULE}; }}

@@ -56,41 +56,41 @@ COLUMNS = (
 
 MEANINGS = {
     "Scheme, method": (
-        "The scheme is the width of the numbers: W4A4 has 4-bit weights and 4-bit activations in every "
-        "attention and MLP layer of the frame and global blocks; the rest of the model stays in floating "
-        "point. The method is how the numbers are found: rtn rounds to nearest; dsfq first rotates and "
-        "smooths the channels, so that rounding costs less."
+        "The scheme is the width of the numbers: W4A4 has 4-bit weights and 4-bit activations in every attention "
+        "and MLP layer of the frame and global blocks; the rest of the model stays in floating point. The method "
+        "is how the numbers are found: rtn rounds to nearest; dsfq first rotates and smooths the channels, so "
+        "that rounding costs less."
     ),
     "Checkpoint": (
-        "Bytes of the saved checkpoint on disk: the whole model, including the parts that stay in "
-        "floating point. The factor compares with the full-precision checkpoint stored in FP16."
+        "Bytes of the saved checkpoint on disk: the whole model, including the parts that stay in floating point. "
+        "The factor compares with the full-precision checkpoint stored in FP16. Weights of 3 bits are stored in "
+        "4."
     ),
     "AUC@30, @15, @5, @3": (
-        "Camera accuracy, 0 to 100. For each pair of frames the larger of two errors counts: the angle "
-        "between the predicted and the true relative rotation, and the angle between the two directions "
-        "of motion. AUC@N is the share of pairs within 1, 2, ... N degrees, averaged. A small N sees only "
-        "very exact cameras. On a few dozen scenes a change of a point or so can be chance."
+        "Camera accuracy, 0 to 100. For each pair of frames the larger of two errors counts: the angle between "
+        "the predicted and the true relative rotation, and the angle between the two directions of motion. AUC@N "
+        "is the share of pairs within 1, 2, ... N degrees, averaged. A small N sees only very exact cameras. On a "
+        "few dozen scenes a change of a point or so can be chance."
     ),
     "Depth AbsRel": (
-        "Depth error: the mean of |predicted - true| / true over all pixels that have a true depth, after "
-        "one common scale per clip (the ratio of the medians), because images alone leave the scale open."
+        "Depth error: the mean of |predicted - true| / true over all pixels that have a true depth, after one "
+        "common scale per clip (the ratio of the medians), because images alone leave the scale open."
     ),
     "Point error": (
-        "3D error of the predicted point map: the mean distance to the true points after the best turn, "
-        "shift and scale of the whole clip, as a fraction of the mean viewing distance."
+        "3D error of the predicted point map: the mean distance to the true points after the best turn, shift and "
+        "scale of the whole clip, as a fraction of the mean viewing distance."
     ),
     "Drift, rotation": (
-        "How far quantization moved the cameras: the median angle between this model's relative rotations "
-        "and those of the full-precision model on the same frames. The truth plays no part, so an error "
-        "that happens to shrink does not count as an improvement."
+        "How far quantization moved the cameras: the median angle between this model's relative rotations and "
+        "those of the full-precision model on the same frames. The truth plays no part, so an error that happens "
+        "to shrink does not count as an improvement."
     ),
     "Drift, direction": (
-        "The same for the direction from one camera to another: the median angle to the full-precision "
-        "model's."
+        "The same for the direction from one camera to another: the median angle to the full-precision model's."
     ),
     "Drift, depth": (
-        "The same for depth: the median relative change of a pixel's depth against the full-precision "
-        "model, after one common scale per clip."
+        "The same for depth: the median relative change of a pixel's depth against the full-precision model, "
+        "after one common scale per clip."
     ),
 }
 
