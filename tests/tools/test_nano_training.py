@@ -11,11 +11,11 @@ from quantvggt.models.pose import encode_pose
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from nano.attention import attention  # noqa: E402
-from nano.data import batch_of  # noqa: E402
-from nano.geometry import add_targets, pair_errors, rotation_of  # noqa: E402
-from nano.losses import dense_loss, pose_loss  # noqa: E402
-from train_nano import schedule  # noqa: E402
+from nano.attention import attention
+from nano.data import batch_of
+from nano.geometry import add_targets, pair_errors, rotation_of
+from nano.losses import dense_loss, pose_loss
+from train_nano import schedule
 
 
 def small_turns(count: int, degrees: float) -> torch.Tensor:
