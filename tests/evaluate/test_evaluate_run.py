@@ -73,12 +73,22 @@ def tiny_vggt():
 
 @pytest.mark.parametrize("heads", [("camera", "depth", "point"), ("camera", "depth")])
 def test_the_truth_scores_perfectly_in_any_world_frame_and_unit(heads):
-    row = evaluate(Oracle(heads), CLIPS, None, **LABELS, progress=False)
+    row = evaluate(Oracle(heads), CLIPS, predict(Oracle(heads), CLIPS, progress=False), **LABELS, progress=False)
     assert list(row) == KEYS
     assert (row["model"], row["method"], row["scheme"], row["seed"], row["checkpoint_bytes"]) == tuple(LABELS.values())
     assert [row[f"auc{threshold}"] for threshold in (30, 15, 5, 3)] == [1, 1, 1, 1]
     assert max(row["depth_absrel"], row["point_error"]) < 1e-5
-    assert row["drift_rotation_deg"] == row["drift_translation_deg"] == row["drift_depth"] == 0
+    assert max(row["drift_rotation_deg"], row["drift_translation_deg"], row["drift_depth"]) < 1e-9
+
+
+def test_drift_that_was_not_measured_is_none_and_the_float_models_own_is_zero():
+    predictions = predict(Oracle(), CLIPS, progress=False)
+    drifts = [key for key in KEYS if key.startswith("drift")]
+    unknown = score(predictions, CLIPS, None, **LABELS)
+    own = score(predictions, CLIPS, None, **(LABELS | {"method": "float", "scheme": "float32"}))
+    assert [unknown[key] for key in drifts] == [None, None, None]
+    assert [own[key] for key in drifts] == [0, 0, 0]
+    assert list(unknown) == list(own) == KEYS
 
 
 def test_drift_sees_what_a_known_turn_did():

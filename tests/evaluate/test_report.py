@@ -96,6 +96,15 @@ def test_a_report_without_scenes_or_highlight_is_written(tmp_path):
     assert "One scene in 3D" not in html.read_text()
 
 
+def test_a_drift_that_was_not_measured_is_shown_as_a_dash(tmp_path):
+    rows = [*ROWS, ROWS[1] | {key: None for key in ROWS[1] if key.startswith("drift")}]
+    html, _ = write_report(rows, tmp_path, title="t", summary="s", highlight=rows[3])
+    own = html.read_text().replace(get_plotlyjs(), "")
+    last = own[: own.index("</tbody>")].rpartition("<tr")[2]
+    assert last.count("<td>-</td>") == 3
+    assert format_table(rows).splitlines()[-1].split()[-3:] == ["-", "-", "-"]
+
+
 @pytest.mark.parametrize("rows", [ROWS[1:], [ROWS[0], *ROWS]])
 def test_a_report_needs_one_float_row(rows, tmp_path):
     with pytest.raises(InputError, match="exactly one row of the float model"):

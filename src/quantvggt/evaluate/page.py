@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from quantvggt.evaluate.plots import auc_plot, drift_plot, method_colours, size_plot
 from quantvggt.evaluate.run import Row
 from quantvggt.evaluate.style import STYLE, SYNC_VIEWS
-from quantvggt.evaluate.table import COLUMNS, MEANINGS, Column, full_precision, human_bytes, label, shrinkage
+from quantvggt.evaluate.table import COLUMNS, MEANINGS, Column, cell, full_precision, human_bytes, label, shrinkage
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.reconstruction.style import ramp
 from quantvggt.viewer.figure import figure as scene_figure
@@ -74,40 +74,21 @@ def _section(title: str, note: str, body: str) -> str:
 
 def _cards(rows: Sequence[Row], highlight: Row) -> str:
     base = full_precision(rows)
-    cards = [
-        (
-            "Checkpoint",
-            human_bytes(highlight["checkpoint_bytes"]),
-            f"{human_bytes(base['checkpoint_bytes'])} in FP16: {shrinkage(highlight, base):.2f}x smaller",
-        ),
-        (
-            "AUC@30",
-            f"{100 * highlight['auc30']:.1f}",
-            f"{100 * base['auc30']:.1f} at full precision",
-        ),
-        (
-            "Depth AbsRel",
-            f"{100 * highlight['depth_absrel']:.2f}%",
-            f"{100 * base['depth_absrel']:.2f}% at full precision",
-        ),
-        (
-            "Rotation drift",
-            f"{highlight['drift_rotation_deg']:.2f}°",
-            _compared_drift(rows, highlight),
-        ),
-    ]
+    factor = f"{human_bytes(base['checkpoint_bytes'])} in FP16: {shrinkage(highlight, base):.2f}x smaller"
+    cards = [("Checkpoint", human_bytes(highlight["checkpoint_bytes"]), factor)]
+    for column in COLUMNS:
+        value = cell(column, highlight, base)[0]
+        if column.key in ("auc30", "depth_absrel"):
+            cards.append((column.title, value, f"{cell(column, base, base)[0]} at full precision"))
+        elif column.key == "drift_rotation_deg":
+            rivals = [row for row in rows if row["scheme"] == highlight["scheme"] and row is not highlight]
+            note = ", ".join(f"{cell(column, row, base)[0]} with {row['method']}" for row in rivals)
+            cards.append((column.title, value, note or "median, against full precision"))
     body = "".join(
         f'<div class="card"><p>{escape(name)}</p><strong>{escape(value)}</strong><p>{escape(note)}</p></div>'
         for name, value, note in cards
     )
     return f'<section><h2>{escape(label(highlight))} at a glance</h2><div class="cards">{body}</div></section>'
-
-
-def _compared_drift(rows: Sequence[Row], highlight: Row) -> str:
-    others = [row for row in rows if row["scheme"] == highlight["scheme"] and row is not highlight]
-    if not others:
-        return "median, against full precision"
-    return ", ".join(f"{row['drift_rotation_deg']:.2f}° with {row['method']}" for row in others)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -132,12 +113,8 @@ def _arrow(column: Column) -> str:
 
 
 def _cell(column: Column, row: Row, base: Row) -> str:
-    if row is base:
-        return escape(column.show(row[column.key])) if column.difference else '<span class="none">-</span>'
-    if column.difference is None:
-        return escape(column.show(row[column.key]))
-    change = row[column.key] - base[column.key]
-    return f"{escape(column.show(row[column.key]))}<small>{escape(column.difference(change))}</small>"
+    value, difference = cell(column, row, base)
+    return escape(value) + (f"<small>{escape(difference)}</small>" if difference else "")
 
 
 def _plot(figure: go.Figure) -> str:

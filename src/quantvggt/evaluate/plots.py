@@ -92,7 +92,7 @@ def drift_plot(rows: Sequence[Row]) -> go.Figure:
 def _grouped_bars(figure: go.Figure, rows: Sequence[Row], position: int, key: str, factor: int, places: int) -> None:
     """One group per scheme, one bar per method, into subplot `position`."""
     for method, colour in method_colours(rows).items():
-        own = [row for row in rows if row["method"] == method and method != "float"]
+        own = [row for row in rows if row["method"] == method != "float" and row[key] is not None]
         if own:
             values = [factor * row[key] for row in own]
             figure.add_bar(

@@ -80,7 +80,7 @@ def score(
 
     auc30 .. auc3 are fractions of 1 over the frame pairs of all clips pooled; depth_absrel and point_error
     are means over clips; the drifts compare with `reference`, the float model's predictions on the same
-    clips, and are 0 where `reference` is None, which says that this is the float model itself.
+    clips. Without a reference they are None, or 0 for the float model itself (method "float").
 
     Raises InputError if a clip has no ground truth or only one frame.
     """
@@ -90,7 +90,10 @@ def score(
     pairs = list(zip(predictions, truths, strict=True))
     errors = [pose_errors(prediction.extrinsics, truth.extrinsics) for prediction, truth in pairs]
     rotation, direction = (np.concatenate(kind) for kind in zip(*errors, strict=True))
-    moved = Drift(0.0, 0.0, 0.0) if reference is None else _drift(predictions, reference)
+    if reference is not None:
+        drifts = _drift(predictions, reference)._asdict()
+    else:
+        drifts = dict.fromkeys(Drift._fields, 0.0 if method == "float" else None)
     return {
         "model": name,
         "method": method,
@@ -100,9 +103,7 @@ def score(
         **{f"auc{threshold}": auc(rotation, direction, threshold) for threshold in AUC_THRESHOLDS},
         "depth_absrel": float(np.mean([depth_error(p.depth, t.depth).absrel for p, t in pairs])),
         "point_error": float(np.mean([_point_error(prediction, truth) for prediction, truth in pairs])),
-        "drift_rotation_deg": moved.rotation_deg,
-        "drift_translation_deg": moved.translation_deg,
-        "drift_depth": moved.depth,
+        **{f"drift_{kind}": value for kind, value in drifts.items()},
     }
 
 

@@ -32,8 +32,7 @@ tbody tr:last-child td {{ border-bottom: 0; }}
 tr.base td {{ background: #f8fafc; }}
 td small {{ display: block; color: {MUTED}; font-size: 12px; }}
 td i {{ display: inline-block; width: 9px; height: 9px; margin-right: 7px; border-radius: 50%; }}
-.better, .none {{ color: #94a3b8; font-weight: 400; }}
-.better {{ font-size: 11.5px; white-space: nowrap; }}
+.better {{ color: #94a3b8; font-weight: 400; font-size: 11.5px; white-space: nowrap; }}
 .views {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); gap: 16px; }}
 .view {{ margin: 0; min-width: 0; height: 500px; border: 1px solid {RULE}; border-radius: 10px;
   overflow: hidden; display: flex; flex-direction: column; }}

@@ -134,7 +134,7 @@ def format_table(rows: Sequence[Row]) -> str:
             row["scheme"],
             row["method"],
             f"{human_bytes(row['checkpoint_bytes'])} {shrinkage(row, base):.2f}x",
-            *(_cell(column, row, base) for column in COLUMNS),
+            *(" ".join(cell(column, row, base)) for column in COLUMNS),
         ]
         for row in rows
     ]
@@ -148,11 +148,13 @@ def print_table(rows: Sequence[Row], file: TextIO | None = None) -> None:
     print(format_table(rows), file=file or sys.stderr)
 
 
-def _cell(column: Column, row: Row, base: Row) -> str:
-    value = column.show(row[column.key])
-    if row is base or column.difference is None:
-        return "-" if row is base and column.difference is None else value
-    return f"{value} {column.difference(row[column.key] - base[column.key])}"
+def cell(column: Column, row: Row, base: Row) -> tuple[str, str]:
+    """A number as text, "-" where it does not apply or was not measured, and its difference from full precision."""
+    value = row[column.key]
+    if value is None or (row is base and column.difference is None):
+        return "-", ""
+    difference = "" if row is base or column.difference is None else column.difference(value - base[column.key])
+    return column.show(value), difference
 
 
 def _line(cells: Sequence[Any], widths: Sequence[int]) -> str:
