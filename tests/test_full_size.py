@@ -1,0 +1,34 @@
+"""The whole way at VGGT-1B's real size, with seeded weights: quantize, save, load, run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import quantvggt as qv
+from quantvggt.models import VGGTConfig
+from quantvggt.models.seeded import seeded_model
+from quantvggt.models.sites import quantizable_sites
+
+
+@pytest.mark.slow
+def test_vggt_1b_round_trip_is_small_and_exact(tmp_path: Path) -> None:
+    model = seeded_model(VGGTConfig.vggt_1b())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    small = qv.quantize(model, "w4a4", "rtn", progress=False)
+    del model
+    qv.save(small, tmp_path / "small")
+
+    sites = quantizable_sites(small).values()
+    packed = sum(site.in_features * site.out_features for site in sites)  # type: ignore[operator]
+    scales = sum(site.out_features for site in sites)  # type: ignore[misc]
+    size = (tmp_path / "small" / "model.safetensors").stat().st_size
+    expected = packed / 2 + 4 * scales + 2 * (total - packed)
+    assert expected < size < 1.001 * expected
+
+    images = torch.rand(2, 3, 112, 140, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = small(images)
+        after = qv.load(tmp_path / "small")(images)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(value.isfinite().all() for value in after.values())
