@@ -45,7 +45,9 @@ def test_calibration_is_deterministic_and_recorded() -> None:
     )
     assert first.quantization is not None
     assert first.quantization.settings == {"alpha": 0.4, "momentum": 0.95, "seed": 3}
-    assert [clip["name"] for clip in first.quantization.calibration["clips"]] == ["a", "b"]
+    assert first.quantization.calibration["clips"] == [
+        {"kind": "seeded", "name": name, "frames": [f"{name}_0", f"{name}_1", f"{name}_2"]} for name in "ab"
+    ]
 
 
 def test_what_is_not_quantized_is_stored_in_16_bits_and_computes_the_same(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def quantize(
         scheme=scheme,
         method=method,
         settings=asdict(solver_of),
-        calibration={"clips": [clip.source for clip in clips]} if solver_of.needs_calibration else {},
+        calibration={"clips": [clip.record() for clip in clips]} if solver_of.needs_calibration else {},
     )
     return quantized
 

@@ -38,3 +38,7 @@ class Clip:
             raise ValueError(f"images must be float32 [S, 3, H, W], got {self.images.dtype} {tuple(self.images.shape)}")
         if len(self.names) != len(self.images):
             raise ValueError(f"{len(self.images)} frames but {len(self.names)} names")
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, no paths of the machine."""
+        return {**{key: value for key, value in self.source.items() if key != "frames"}, "frames": self.names}
