@@ -18,6 +18,7 @@ from quantvggt.evaluate.report import environment, write_report
 from quantvggt.evaluate.run import Row, evaluate, predict, score
 from quantvggt.evaluate.table import label, print_table
 from quantvggt.models import VGGT
+from quantvggt.scenes.calibration import CALIBRATION_SEED
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clip
 from quantvggt.viewer.page import write_page
@@ -29,7 +30,6 @@ SHOWN = ("w4a4", "dsfq")
 FRAMES = 8
 PICTURED = 3
 """Which held-out scene is shown: one with many solids."""
-CALIBRATION_SEED = HELD_OUT_SEED + 1_000_000
 EXPORTS = ("cameras", "colmap", "ply", "glb", "depth")
 
 

@@ -40,5 +40,5 @@ class Clip:
             raise ValueError(f"{len(self.images)} frames but {len(self.names)} names")
 
     def record(self) -> dict[str, Any]:
-        """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, no paths of the machine."""
+        """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, but no paths."""
         return {**{key: value for key, value in self.source.items() if key != "frames"}, "frames": self.names}
