@@ -10,6 +10,7 @@ from PIL import Image
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.calibration import CALIBRATION_SEED, calibration_clips
 from quantvggt.scenes.synthetic import HELD_OUT_SEED
+from videos import write_video
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -43,6 +44,20 @@ def test_a_folder_of_scenes_gives_one_clip_each(tmp_path: Path) -> None:
         write_images(tmp_path / f"scene{scene}", 4)
     clips = calibration_clips(tmp_path, clips=3, frames=2, size=28)
     assert [len(clip.names) for clip in clips] == [2, 2, 2]
+
+
+def test_a_video_is_cut_and_a_folder_of_videos_is_one_clip_each(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, 20)
+    clips = calibration_clips(tmp_path / "a.mp4", clips=2, frames=3, size=28)
+    assert [clip.names for clip in clips] == [
+        ["a_000000", "a_000008", "a_000015"],
+        ["a_000004", "a_000011", "a_000019"],
+    ]
+    assert [clip.names[0] for clip in calibration_clips(tmp_path, clips=5, frames=2, size=28)] == [
+        "a_000000",
+        "b_000000",
+    ]
 
 
 def test_synthetic_scenes_are_neither_trained_on_nor_held_out() -> None:

@@ -14,20 +14,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.open import load_clip
 from quantvggt.scenes.video import load_video
-
-
-def write_video(path: Path, count: int, codec: str = "libx264", left_to_right: bool = False) -> None:
-    """`count` frames of 56x28, 10 per second: flat greys, or black left and white right."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = 56, 28, "yuv420p"
-        stream.codec_context.gop_size = 7
-        for index in range(count):
-            pixels = np.full((28, 56, 3), 0 if left_to_right else 5 * index, np.uint8)
-            if left_to_right:
-                pixels[:, 28:] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+from videos import write_video
 
 
 def shown(clip: Clip) -> list[int]:
