@@ -152,7 +152,7 @@ def test_the_record_and_the_file(golden, scheme, tmp_path) -> None:
     assert model.quantization is None
     assert imported.quantization.method == "dsfq-published"
     assert imported.quantization.scheme.name == scheme
-    assert imported.aggregator.camera_token is model.aggregator.camera_token
+    assert imported.aggregator.camera_token.data_ptr() == model.aggregator.camera_token.data_ptr()
     assert not any(isinstance(site, QuantLinear) for site in quantizable_sites(model).values())
     loaded = load(save(imported, tmp_path / "imported"))
     assert loaded.quantization == imported.quantization

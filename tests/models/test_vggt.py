@@ -137,9 +137,11 @@ def test_seeded_weights_keep_activations_sane() -> None:
     assert 0.1 < tokens.std() < 10
 
 
-def test_a_sharing_copy_shares_tensors_but_not_layers() -> None:
+def test_a_sharing_copy_shares_numbers_but_neither_layers_nor_conversions() -> None:
     model = tiny_model()
     copy: VGGT = model.sharing_copy()
-    assert copy.aggregator.camera_token is model.aggregator.camera_token
+    assert copy.aggregator.camera_token.data_ptr() == model.aggregator.camera_token.data_ptr()
     copy.set_submodule("aggregator.frame_blocks.0.attn.qkv", torch.nn.Identity())
     assert isinstance(model.aggregator.frame_blocks[0].attn.qkv, torch.nn.Linear)
+    copy.to(torch.bfloat16)
+    assert (copy.dtype, model.dtype) == (torch.bfloat16, torch.float32)

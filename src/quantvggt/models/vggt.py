@@ -62,8 +62,9 @@ class VGGT(nn.Module):
         return self.aggregator.camera_token.device
 
     def sharing_copy(self) -> "VGGT":
-        """A new model that shares every tensor; its layers may be replaced without touching this one."""
-        return copy.deepcopy(self, {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())})
+        """A new model on the same numbers in memory; converting it or replacing its layers leaves this one alone."""
+        parameters = {id(p): nn.Parameter(p.data, p.requires_grad) for p in self.parameters()}
+        return copy.deepcopy(self, {**parameters, **{id(buffer): buffer.data for buffer in self.buffers()}})
 
     def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:
         """Predict everything the heads know about the scene.
