@@ -4,11 +4,18 @@ import torch
 from scipy.linalg import hadamard
 
 from quantvggt.core.affine import qmax, quantize_rows
+from quantvggt.core.errors import InputError
+from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
-from quantvggt.kernels import reference
+from quantvggt.kernels import reference, registry
 from quantvggt.kernels.ops import int_linear, rotate_quantize
 
 K = 64
+
+
+@pytest.fixture(autouse=True)
+def _the_reference_runs(monkeypatch):
+    monkeypatch.setattr(registry, "_forced", "reference")
 
 
 def _generator():
@@ -67,7 +74,9 @@ def test_rotate_quantize_computes_in_float32(dtype):
 
 
 @pytest.mark.parametrize("exact_int8", [False, True])
-@pytest.mark.parametrize(("rows", "k", "n"), [((2, 9), K, 24), ((1,), 100, 30), ((3, 1, 5), 7, 1), ((0,), 8, 8)])
+@pytest.mark.parametrize(
+    ("rows", "k", "n"), [((2, 9), K, 24), ((1,), 100, 30), ((9,), 1, 5), ((3, 1, 5), 7, 1), ((0,), 8, 8)]
+)
 def test_int_linear_against_int64(monkeypatch, exact_int8, rows, k, n):
     if exact_int8 and not reference._int8_product_is_exact():
         pytest.skip("this CPU has no exact int8 product")
@@ -103,6 +112,15 @@ def test_int_linear_rounds_to_the_output_dtype_once(dtype):
     y = int_linear(*args, dtype)
     assert y.dtype == dtype
     assert torch.equal(y, int_linear(*args, torch.float32).to(dtype))
+
+
+def test_int_linear_takes_weights_packed_to_4_bits():
+    q, row_scale, weight, weight_scale, bias = _linear_inputs(k=K - 3)
+    weight.clamp_(-8, 7)
+    y = int_linear(q, row_scale, weight, weight_scale, bias, torch.float32)
+    assert torch.equal(y, int_linear(q, row_scale, pack_int4(weight), weight_scale, bias, torch.float32))
+    with pytest.raises(InputError, match=r"packed int32 \[N, 8\], not torch.int32 \[24, 7\]"):
+        int_linear(q, row_scale, pack_int4(weight)[:, :7], weight_scale, bias, torch.float32)
 
 
 @pytest.mark.parametrize("optional", [False, True])

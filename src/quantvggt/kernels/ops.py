@@ -6,7 +6,7 @@ They have no gradient: learning uses the differentiable pieces in `core` instead
 import torch
 from torch import Tensor
 
-from quantvggt.kernels import reference, registry
+from quantvggt.kernels import cpu, reference, registry
 
 
 @torch.library.custom_op("quantvggt::rotate_quantize", mutates_args=())
@@ -39,8 +39,10 @@ def int_linear(
 ) -> Tensor:
     """Integer linear layer: y = (q weight^T) row_scale weight_scale + bias, `out_dtype` [.., N].
 
-    q int8 [.., K], row_scale float32 [.., 1], weight int8 [N, K], weight_scale float32 [N, 1], bias [N] of
-    any float dtype. The integer sum is exact; scales and bias are applied in float32, in that order.
+    q int8 [.., K], row_scale float32 [.., 1], weight int8 [N, K] or 4-bit as `core.packing` stores it (int32
+    [N, ceil(K / 8)]), weight_scale float32 [N, 1], bias [N] of any float dtype. The integer sum is exact;
+    scales and bias are applied in float32, in that order.
+    Raises InputError if the weight does not fit K.
     """
     return registry.select("int_linear", q.device).run(q, row_scale, weight, weight_scale, bias, out_dtype)
 
@@ -63,3 +65,4 @@ def _anywhere(device: torch.device) -> tuple[bool, str]:
 
 for _op in ("rotate_quantize", "int_linear"):
     registry.register(_op, registry.Backend("reference", getattr(reference, _op), _anywhere))
+cpu.register()

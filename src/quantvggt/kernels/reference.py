@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from quantvggt.core.affine import quantize_rows
+from quantvggt.core.errors import InputError
+from quantvggt.core.packing import packed_width, unpack_int4
 from quantvggt.core.rotation import rotate
 
 
@@ -28,7 +30,11 @@ def int_linear(
     bias: Tensor | None,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    rows = q.reshape(-1, q.shape[-1])
+    k = q.shape[-1]
+    check_weight(weight, k)
+    if weight.dtype == torch.int32:
+        weight = unpack_int4(weight, k)
+    rows = q.reshape(-1, k)
     y = _integer_product(rows, weight).float()
     y.mul_(row_scale.reshape(-1, 1)).mul_(weight_scale.view(-1))
     if bias is not None:
@@ -36,12 +42,24 @@ def int_linear(
     return y.to(out_dtype).view(*q.shape[:-1], len(weight))
 
 
+def check_weight(weight: Tensor, k: int) -> None:
+    """Raises InputError unless `weight` is int8 [N, k] or packed 4-bit int32 [N, ceil(k / 8)]."""
+    width = {torch.int8: k, torch.int32: packed_width(k)}.get(weight.dtype)
+    if weight.ndim != 2 or weight.shape[1] != width:
+        raise InputError(
+            f"a weight for {k} channels is int8 [N, {k}] or packed int32 [N, {packed_width(k)}], "
+            f"not {weight.dtype} {list(weight.shape)}"
+        )
+
+
 def _integer_product(q: Tensor, weight: Tensor) -> Tensor:
     """q [M, K] times the transpose of weight [N, K], both int8, summed exactly: in int32 on a CPU that can,
     else in float64, which holds every such sum too."""
-    if q.device.type == "cpu" and _int8_product_is_exact():
+    # With one channel torch 2.13's int8 product returns memory it never wrote.
+    if q.device.type == "cpu" and q.shape[1] > 1 and _int8_product_is_exact():
         return torch._int_mm(q, weight.t())
-    return q.double() @ weight.double().t()
+    # An integer sum has no -0.
+    return (q.double() @ weight.double().t()).add_(0.0)
 
 
 @lru_cache

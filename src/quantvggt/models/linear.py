@@ -151,7 +151,8 @@ class QuantLinear(nn.Module):
             q, row_scale = rotate_quantize(
                 x, self.rotation_signs, self.input_smooth, self.input_clip, self.scheme.act_bits
             )
-            return int_linear(q, row_scale, self.integer_weight(), self.weight_scale, self.bias, dtype)
+            weight = self.get_buffer("weight_packed" if self._packed else "weight")
+            return int_linear(q, row_scale, weight, self.weight_scale, self.bias, dtype)
         if self.rotation_signs is not None:
             x = rotate(x, self.rotation_signs)
         if self.input_smooth is not None:

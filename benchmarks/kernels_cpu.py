@@ -1,0 +1,110 @@
+"""The two ops on this CPU against what PyTorch has, on VGGT-1B's shapes.
+
+    python benchmarks/kernels_cpu.py [--rows 2082] [--repeats 9] [--threads 2]
+
+int_linear with 8- and 4-bit weights and bfloat16 output against torch's linear in float32 and bfloat16 and its bare
+integer product (`torch._int_mm`, int32 output, no scales); rotate_quantize on bfloat16 tokens against the reference.
+Each round runs every side once, in turn, so that all sides meet the same noise; a row holds medians over the rounds.
+The last line is JSON.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from quantvggt.core.packing import pack_int4
+from quantvggt.core.rotation import random_signs
+from quantvggt.kernels import reference, registry
+from quantvggt.kernels.ops import int_linear, rotate_quantize
+
+SHAPES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}
+CPU = torch.device("cpu")
+
+
+def medians(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of each side, the first round (warm-up) left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats + 1):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+
+
+def linear_row(site: str, m: int, repeats: int) -> dict[str, object]:
+    k, n = SHAPES[site]
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=g) for shape in ((m, k), (n, k), (n,)))
+    x16, weight16, bias16 = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
+    q, q_weight = (torch.randint(-128, 128, (rows, k), dtype=torch.int8, generator=g) for rows in (m, n))
+    packed = pack_int4(torch.randint(-8, 8, (n, k), dtype=torch.int8, generator=g))
+    row_scale, weight_scale = torch.rand(m, 1, generator=g), torch.rand(n, 1, generator=g)
+    sides: dict[str, Callable[[], object]] = {
+        "w8": lambda: int_linear(q, row_scale, q_weight, weight_scale, bias, torch.bfloat16),
+        "w4": lambda: int_linear(q, row_scale, packed, weight_scale, bias, torch.bfloat16),
+        "int_mm": lambda: torch._int_mm(q, q_weight.t()),
+        "bfloat16": lambda: F.linear(x16, weight16, bias16),
+        "float32": lambda: F.linear(x, weight, bias),
+    }
+    seconds = medians(sides, repeats)
+    say(f"{site:10} {k:5} {n:5}" + "".join(f" {2e-9 * m * n * k / seconds[side]:9.0f}" for side in sides))
+    speedups = ratios("w8", seconds, ("int_mm", "bfloat16", "float32"))
+    return {"op": "int_linear", "site": site, "m": m, "k": k, "n": n, "seconds": seconds, **speedups}
+
+
+def rotate_row(k: int, m: int, repeats: int) -> dict[str, object]:
+    x = torch.randn(m, k, generator=torch.Generator().manual_seed(0)).bfloat16()
+    signs, smooth = random_signs(k, 0), torch.rand(k) + 0.5
+    sides: dict[str, Callable[[], object]] = {
+        "native": lambda: rotate_quantize(x, signs, smooth, None, 8),
+        "reference": lambda: reference.rotate_quantize(x, signs, smooth, None, 8),
+    }
+    seconds = medians(sides, repeats)
+    say(f"{k:10}" + "".join(f" {1e6 * seconds[side] / m:12.2f}" for side in sides))
+    speedups = ratios("native", seconds, ("reference",))
+    return {"op": "rotate_quantize", "m": m, "k": k, "seconds": seconds, **speedups}
+
+
+def ratios(ours: str, seconds: dict[str, float], baselines: Sequence[str]) -> dict[str, float]:
+    return {f"speedup_over_{name}": seconds[name] / seconds[ours] for name in baselines}
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=2082, help="tokens; 2082 are two frames of 518x392")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backends = {op: registry.select(op, CPU).name for op in ("int_linear", "rotate_quantize")}
+    say(f"{cpu_name()}, {args.threads} threads, {backends}, torch {torch.__version__}")
+    say(f"GOP/s, {args.rows} rows:\nsite           K     N        w8        w4    int_mm  bfloat16   float32")
+    rows = [linear_row(site, args.rows, args.repeats) for site in SHAPES]
+    say("rotate_quantize, microseconds per token:\n         K       native    reference")
+    rows += [rotate_row(k, args.rows, args.repeats) for k in (1024, 4096)]
+    head = {"cpu": cpu_name(), "threads": args.threads, "backends": backends, "torch": torch.__version__}
+    print(json.dumps({**head, "rows": rows}))
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

@@ -1,0 +1,29 @@
+// What Python hands over: one struct per op, mirrored by the ctypes structures in paths.py.
+#pragma once
+#include <cstdint>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+enum Type : int64_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+
+struct RotateArgs {
+    const void *x;           // [rows, d] of x_type
+    const int8_t *signs;     // [d], or null: no rotation
+    const float *hadamard;   // [m, m] of +1 and -1, unused if m is 1
+    const float *smooth;     // [d] or null
+    const float *clip;       // [2] or null
+    int8_t *q;               // out [rows, d]
+    float *scale;            // out [rows]
+    int64_t x_type, rows, d, m, bits, threads;
+    float factor;            // 1 / sqrt(d), rounded once
+};
+
+struct LinearArgs {
+    const int8_t *q;         // [m, k]
+    const float *row_scale;  // [m]
+    const void *weight;      // int8 [n, k], or if packed int32 [n, ceil(k / 8)] of 4-bit numbers
+    const float *weight_scale; // [n]
+    const float *bias;       // [n] or null
+    void *out;               // [m, n] of out_type
+    int64_t out_type, packed, m, n, k, threads;
+};

@@ -1,0 +1,84 @@
+#include "host.h"
+
+#include <dlfcn.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "args.h"
+
+namespace {
+
+struct Work {
+    std::atomic<int64_t> next{0};
+    int64_t tasks;
+    void (*body)(void *, int64_t);
+    void *arg;
+};
+
+void take_tasks(void *pointer) {
+    Work &work = *static_cast<Work *>(pointer);
+    for (int64_t task; (task = work.next.fetch_add(1)) < work.tasks;) work.body(work.arg, task);
+}
+
+struct Scratch {
+    void *memory = nullptr;
+    size_t bytes = 0;
+    ~Scratch() { std::free(memory); }
+};
+
+using GompParallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
+
+}  // namespace
+
+void run_tasks(int64_t tasks, int64_t threads, void (*body)(void *, int64_t), void *arg) {
+    Work work;
+    work.tasks = tasks, work.body = body, work.arg = arg;
+    if (threads > tasks) threads = tasks;
+    // A second pool beside torch's would fight for its cores, so the pool is the OpenMP runtime that torch
+    // has loaded into this process, found by name. Elsewhere threads are started for the call.
+    static const auto gomp = reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    if (threads <= 1) {
+        take_tasks(&work);
+    } else if (gomp) {
+        gomp(take_tasks, &work, static_cast<unsigned>(threads), 0);
+    } else {
+        std::vector<std::thread> others;
+        for (int64_t i = 1; i < threads; i++) others.emplace_back(take_tasks, &work);
+        take_tasks(&work);
+        for (auto &other : others) other.join();
+    }
+}
+
+void *scratch(size_t bytes) {
+    static thread_local Scratch mine;
+    if (mine.bytes < bytes) {
+        std::free(mine.memory);
+        mine.bytes = (bytes + 4095) / 4096 * 4096;
+        if (posix_memalign(&mine.memory, 4096, mine.bytes)) std::abort();
+    }
+    return mine.memory;
+}
+
+// A new path (AMX for one: it also has to ask the kernel for its tiles) gets its answer here.
+EXPORT int portable_supported() { return 1; }
+
+#if defined(__x86_64__)
+EXPORT int avx2_supported() { return __builtin_cpu_supports("avx2"); }
+
+EXPORT int avxvnni_supported() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return avx2_supported() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+EXPORT int avx512vnni_supported() {
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif

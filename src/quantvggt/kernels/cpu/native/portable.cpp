@@ -1,0 +1,36 @@
+// For any CPU: plain C++ on four floats at a time. A float holds every integer up to 2^24, which is 1024
+// products of two 8-bit numbers.
+#define LANES 4
+#include "linear.h"
+#include "rotate.h"
+
+namespace {
+
+struct Portable {
+    using A = float;
+    using W = float;
+    static constexpr int ROWS = 4, COLS = 8, OFFSET8 = 0, OFFSET4 = 0, EXACT_STEPS = 1024;
+
+    template <int R>
+    static void tile(int64_t steps, const int32_t *a, const int32_t *w, int32_t *out) {
+        const float *x = reinterpret_cast<const float *>(a), *y = reinterpret_cast<const float *>(w);
+        std::memset(out, 0, sizeof(int32_t) * R * COLS);
+        while (steps > 0) {
+            Floats acc[R][2] = {};
+            const int64_t count = steps < EXACT_STEPS ? steps : EXACT_STEPS;
+            for (int64_t s = 0; s < count; s++, x += R, y += COLS)
+                for (int r = 0; r < R; r++) acc[r][0] += x[r] * load(y), acc[r][1] += x[r] * load(y + LANES);
+            for (int i = 0; i < R * COLS; i++) out[i] += int32_t(acc[i / COLS][i % COLS / LANES][i % LANES]);
+            steps -= count;
+        }
+    }
+
+    static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
+        transpose_words(count, columns, in, stride, out);
+    }
+};
+
+}  // namespace
+
+EXPORT void portable_rotate_quantize(RotateArgs *args) { rotate_quantize(args); }
+EXPORT void portable_int_linear(const LinearArgs *args) { int_linear<Portable>(args); }

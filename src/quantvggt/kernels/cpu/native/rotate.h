@@ -1,0 +1,159 @@
+// rotate_quantize for vectors of LANES floats. The additions are those of core/rotation.py, in its order:
+// H_m first, then butterflies from the shortest stride to the longest, then the factor.
+#pragma once
+#include <cstring>
+
+#include "args.h"
+#include "host.h"
+#include "numbers.h"
+
+namespace {
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Unsigned __attribute__((vector_size(LANES * 4)));
+
+inline Floats load(const float *p) { Floats v; std::memcpy(&v, p, sizeof v); return v; }
+inline void store(float *p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+// The butterfly of stride S inside one vector: lane i becomes v[i] + v[i + S], lane i + S v[i] - v[i + S].
+template <int S>
+inline Floats butterfly(Floats v) {
+    Ints partner, sign;
+    for (int i = 0; i < LANES; i++) partner[i] = i ^ S, sign[i] = i & S ? INT32_MIN : 0;
+#if defined(__clang__)
+    Floats other;
+    for (int i = 0; i < LANES; i++) other[i] = v[i ^ S];
+#else
+    Floats other = __builtin_shuffle(v, partner);
+#endif
+    return other + (Floats)((Ints)v ^ sign);
+}
+
+inline Floats butterflies(Floats v) {
+    v = butterfly<2>(butterfly<1>(v));
+    if constexpr (LANES > 4) v = butterfly<4 % LANES>(v);
+    if constexpr (LANES > 8) v = butterfly<8 % LANES>(v);
+    return v;
+}
+
+// Sylvester's H_n on one run of n = 2^i floats.
+void sylvester(float *x, int64_t n) {
+    int64_t half = 1;
+    if (n >= LANES) {
+        for (int64_t i = 0; i < n; i += LANES) store(x + i, butterflies(load(x + i)));
+        half = LANES;
+    }
+    // Two strides at a time, while they are in registers.
+    for (; half >= LANES && 4 * half <= n; half *= 4)
+        for (int64_t block = 0; block < n; block += 4 * half)
+            for (int64_t i = block; i < block + half; i += LANES) {
+                Floats a = load(x + i), b = load(x + i + half);
+                Floats c = load(x + i + 2 * half), d = load(x + i + 3 * half);
+                Floats ab = a + b, a_b = a - b, cd = c + d, c_d = c - d;
+                store(x + i, ab + cd), store(x + i + half, a_b + c_d);
+                store(x + i + 2 * half, ab - cd), store(x + i + 3 * half, a_b - c_d);
+            }
+    for (; half < n; half *= 2)
+        for (int64_t block = 0; block < n; block += 2 * half)
+            for (int64_t i = block; i < block + half; i++) {
+                float a = x[i], b = x[i + half];
+                x[i] = a + b, x[i + half] = a - b;
+            }
+}
+
+// x H / sqrt(d) on one row; `other` is scratch of the same size.
+void hadamard(float *x, float *other, const RotateArgs &args) {
+    const int64_t m = args.m, run = args.d / m;
+    if (m == 1) {
+        sylvester(x, run);
+        for (int64_t i = 0; i < run; i++) x[i] *= args.factor;
+        return;
+    }
+    // With the m numbers of a block spread over m runs, H_m adds whole runs, and Sylvester's part is one
+    // transform of each run.
+    for (int64_t b = 0; b < run; b++)
+        for (int64_t i = 0; i < m; i++) other[i * run + b] = x[b * m + i];
+    for (int64_t j = 0; j < m; j++) {
+        float *sum = x + j * run;
+        for (int64_t b = 0; b < run; b++) sum[b] = 0;
+        for (int64_t i = 0; i < m; i++) {
+            const float sign = args.hadamard[i * m + j];
+            for (int64_t b = 0; b < run; b++) sum[b] += other[i * run + b] * sign;
+        }
+        sylvester(sum, run);
+    }
+    for (int64_t b = 0; b < run; b++)
+        for (int64_t i = 0; i < m; i++) other[b * m + i] = x[i * run + b] * args.factor;
+    std::memcpy(x, other, sizeof(float) * args.d);
+}
+
+// Find the row's range and scale, divide by it and round. `x` has zeros behind its d numbers up to `padded`.
+void quantize_row(const float *x, int64_t padded, const RotateArgs &args, int64_t row) {
+    // The bits of floats compared as signed integers find the maximum, as unsigned ones the minimum, and NaNs
+    // stand beyond the infinities. Starting from 0 changes no absmax, and padding takes no part.
+    Ints high = {};
+    Unsigned low = {};
+    for (int64_t i = 0; i < padded; i += LANES) {
+        Floats v = load(x + i);
+        high = (Ints)v > high ? (Ints)v : high, low = (Unsigned)v > low ? (Unsigned)v : low;
+    }
+    int32_t top_bits = 0;
+    uint32_t bottom_bits = 0x80000000u;
+    for (int i = 0; i < LANES; i++) {
+        top_bits = high[i] > top_bits ? high[i] : top_bits;
+        bottom_bits = low[i] > bottom_bits ? low[i] : bottom_bits;
+    }
+    float h = as_float(uint32_t(top_bits)), l = as_float(bottom_bits);
+    if (args.clip) h *= args.clip[0], l *= args.clip[1];
+    const float top = float((1 << (args.bits - 1)) - 1), bottom = -top - 1;
+    float scale = (h > -l ? h : -l) / top;
+    if (h != h || l != l || !(scale > 0)) scale = 1;
+    args.scale[row] = scale;
+
+    const int64_t d = args.d;
+    int8_t *__restrict q = args.q + row * d;
+    for (int64_t i = 0; i < d; i++) {
+        float v = x[i] / scale;
+        v = v < bottom ? bottom : v;
+        v = v > top ? top : v;
+        // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits.
+        q[i] = int8_t(as_bits(v + 0x1.8p23f));
+    }
+}
+
+constexpr int64_t ROWS_PER_TASK = 16;
+
+template <class T>
+void rotate_rows(void *pointer, int64_t task) {
+    const RotateArgs &args = *static_cast<const RotateArgs *>(pointer);
+    const int64_t d = args.d, padded = (d + LANES - 1) / LANES * LANES;
+    float *x = static_cast<float *>(scratch(sizeof(float) * 3 * padded));
+    float *other = x + padded, *signs = other + padded;
+    if (args.signs)
+        for (int64_t i = 0; i < d; i++) signs[i] = args.signs[i];
+    for (int64_t i = d; i < padded; i++) x[i] = 0;
+    const int64_t first = task * ROWS_PER_TASK;
+    const int64_t end = first + ROWS_PER_TASK < args.rows ? first + ROWS_PER_TASK : args.rows;
+    for (int64_t row = first; row < end; row++) {
+        const T *source = static_cast<const T *>(args.x) + row * d;
+        if (args.signs) {
+            for (int64_t i = 0; i < d; i++) x[i] = widen(source[i]) * signs[i];
+            hadamard(x, other, args);
+        } else {
+            for (int64_t i = 0; i < d; i++) x[i] = widen(source[i]);
+        }
+        if (args.smooth)
+            for (int64_t i = 0; i < d; i++) x[i] /= args.smooth[i];
+        quantize_row(x, padded, args, row);
+    }
+}
+
+void rotate_quantize(RotateArgs *args) {
+    auto rows = args->x_type == FLOAT32    ? rotate_rows<float>
+                : args->x_type == BFLOAT16 ? rotate_rows<bfloat16>
+                                           : rotate_rows<float16>;
+    run_tasks((args->rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, args->threads, rows, args);
+}
+
+}  // namespace

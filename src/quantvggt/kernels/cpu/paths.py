@@ -1,0 +1,131 @@
+"""The two ops on one path of the native library: check the tensors, hand over their addresses."""
+
+import ctypes
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantvggt.core.rotation import inner_order, paley
+from quantvggt.kernels import reference
+from quantvggt.kernels.cpu.build import library
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # `Type` in native/args.h
+INSTRUCTIONS = {"avx512vnni": "AVX512-VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2", "portable": "portable C++"}
+
+
+class _RotateArgs(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "signs", "hadamard", "smooth", "clip", "q", "scale")),
+        *((name, ctypes.c_int64) for name in ("x_type", "rows", "d", "m", "bits", "threads")),
+        ("factor", ctypes.c_float),
+    )
+
+
+class _LinearArgs(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("q", "row_scale", "weight", "weight_scale", "bias", "out")),
+        *((name, ctypes.c_int64) for name in ("out_type", "packed", "m", "n", "k", "threads")),
+    )
+
+
+class CpuPath:
+    """Both ops on the path `name`, one of `build.PATHS`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def check(self, device: torch.device) -> tuple[bool, str]:
+        """Can this path run on `device`, and why (not)? The first call for a CPU builds the library."""
+        return self._on_cpu() if device.type == "cpu" else (False, "CPU only")
+
+    @lru_cache  # noqa: B019 - the few paths live as long as the process
+    def _on_cpu(self) -> tuple[bool, str]:
+        native, reason = library()
+        if native is None:
+            return False, reason
+        if not getattr(native, f"{self.name}_supported")():
+            return False, f"this CPU has no {INSTRUCTIONS[self.name]}"
+        if not hasattr(native, f"{self.name}_int_linear"):
+            return False, f"the C++ compiler is too old for {INSTRUCTIONS[self.name]}"
+        return True, f"native, {INSTRUCTIONS[self.name]}"
+
+    def rotate_quantize(
+        self, x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int
+    ) -> tuple[Tensor, Tensor]:
+        d = x.shape[-1]
+        m = 1 if signs is None else inner_order(d)
+        if not x.numel() or x.dtype not in TYPES or (smooth is not None and smooth.dtype != torch.float32):
+            return reference.rotate_quantize(x, signs, smooth, clip, bits)
+        x = x.contiguous()
+        q = torch.empty(x.shape, dtype=torch.int8)
+        scale = torch.empty((*x.shape[:-1], 1))
+        inputs = (
+            _vector(signs, torch.int8, d, "signs"),
+            _hadamard(m) if m > 1 else None,
+            _vector(smooth, torch.float32, d, "smooth"),
+            _vector(clip, torch.float32, 2, "clip"),
+        )
+        pointers = (x, *inputs, q, scale)
+        numbers = (TYPES[x.dtype], x.numel() // d, d, m, bits, torch.get_num_threads(), d**-0.5)
+        self._call("rotate_quantize", _RotateArgs(*map(_address, pointers), *numbers))
+        return q, scale
+
+    def int_linear(
+        self,
+        q: Tensor,
+        row_scale: Tensor,
+        weight: Tensor,
+        weight_scale: Tensor,
+        bias: Tensor | None,
+        out_dtype: torch.dtype,
+    ) -> Tensor:
+        wide = bias is not None and bias.dtype not in TYPES
+        if not q.numel() or not len(weight) or out_dtype not in TYPES or wide:
+            return reference.int_linear(q, row_scale, weight, weight_scale, bias, out_dtype)
+        n, k = len(weight), q.shape[-1]
+        reference.check_weight(weight, k)
+        q = q.contiguous()
+        rows = q.numel() // k
+        y = torch.empty((*q.shape[:-1], n), dtype=out_dtype)
+        pointers = (
+            q,
+            _vector(row_scale, torch.float32, rows, "row_scale"),
+            weight.contiguous(),
+            _vector(weight_scale, torch.float32, n, "weight_scale"),
+            _vector(bias, torch.float32, n, "bias"),
+            y,
+        )
+        numbers = (TYPES[out_dtype], weight.dtype == torch.int32, rows, n, k, torch.get_num_threads())
+        self._call("int_linear", _LinearArgs(*map(_address, pointers), *numbers))
+        return y
+
+    def _call(self, op: str, args: ctypes.Structure) -> None:
+        self._function(op)(ctypes.byref(args))
+
+    @lru_cache  # noqa: B019
+    def _function(self, op: str) -> Callable[[Any], None]:
+        native, _ = library()
+        function: Any = getattr(native, f"{self.name}_{op}")
+        function.restype = None
+        return function
+
+
+def _vector(values: Tensor | None, dtype: torch.dtype, count: int, name: str) -> Tensor | None:
+    """`values` as `count` contiguous numbers: the native code trusts the sizes it is told."""
+    if values is None:
+        return None
+    if values.numel() != count:
+        raise ValueError(f"{name} has {values.numel()} values; {count} are needed")
+    return values.to(dtype).contiguous()
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+@lru_cache
+def _hadamard(m: int) -> Tensor:
+    return torch.from_numpy(paley(m)).float()
