@@ -66,19 +66,41 @@ void *scratch(size_t bytes) {
     return mine.memory;
 }
 
-// A new path (AMX for one: it also has to ask the kernel for its tiles) gets its answer here.
-EXPORT int portable_supported() { return 1; }
-
 #if defined(__x86_64__)
-EXPORT int avx2_supported() { return __builtin_cpu_supports("avx2"); }
+namespace {
 
-EXPORT int avxvnni_supported() {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    return avx2_supported() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+// Asked directly: what __builtin_cpu_supports knows depends on the compiler and its runtime library.
+struct Cpu {
+    unsigned seven_b = 0, seven_c = 0, seven_one_a = 0;
+    bool ymm = false, zmm = false;  // the system saves these registers
+
+    Cpu() {
+        unsigned a, b, c, d;
+        if (__get_cpuid(1, &a, &b, &c, &d) && c >> 27 & 1) {
+            unsigned low, high;
+            __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+            ymm = (low & 0x06) == 0x06, zmm = (low & 0xe6) == 0xe6;
+        }
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+        seven_b = b, seven_c = c;
+        if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) seven_one_a = a;
+    }
+};
+
+const Cpu &cpu() {
+    static const Cpu once;
+    return once;
 }
 
+}  // namespace
+
+EXPORT int avx2_supported() { return cpu().ymm && cpu().seven_b >> 5 & 1; }
+EXPORT int avxvnni_supported() { return avx2_supported() && cpu().seven_one_a >> 4 & 1; }
 EXPORT int avx512vnni_supported() {
-    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
+    const bool f = cpu().seven_b >> 16 & 1, bw = cpu().seven_b >> 30 & 1, vl = cpu().seven_b >> 31 & 1;
+    return cpu().zmm && f && bw && vl && cpu().seven_c >> 11 & 1;
 }
 #endif
+
+// A new path says here whether it can run (AMX would also ask the system for its tiles).
+EXPORT int portable_supported() { return 1; }
