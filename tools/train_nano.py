@@ -55,7 +55,7 @@ WEIGHTS = {
     "depth": 0.5, "points": 0.5, "eye": 0.5, "place": 0.5,
 }  # fmt: skip
 WARM_UP, HOLD = 0.03, 0.2  # shares of the time: rising until the first, falling from the second
-EMA_DECAY, EMA_EVERY = 0.999, 4
+EMA_DECAY, EMA_EVERY = 0.99, 4
 LOG_SECONDS, SAVE_SECONDS, EVALUATE_SECONDS = 60, 180, 600
 PROBE_SEEDS = list(range(HELD_OUT_SEED + 1000, HELD_OUT_SEED + 1040))  # not those of the final figures
 
