@@ -1,4 +1,4 @@
-"""Photos in, a 3D scene out, with a model a quarter the size.
+"""Photos in, a 3D scene out, through a quantized model.
 
     python examples/01_photos_to_scene.py [PHOTOS] [MODEL]
 
