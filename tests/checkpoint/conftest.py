@@ -12,6 +12,7 @@ import torch
 import seeded
 from quantvggt.core.rotation import random_signs
 from quantvggt.core.scheme import Scheme
+from quantvggt.core.transform import Transform
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.linear import QuantLinear
 from quantvggt.models.quantization import Quantization
@@ -56,8 +57,9 @@ def quantized(tiny: VGGT) -> Callable[[str], VGGT]:
             layer = QuantLinear.from_float(
                 linear,
                 scheme,
-                signs=random_signs(linear.in_features, index),
-                smooth=torch.linspace(0.7, 1.4, linear.in_features),
+                Transform(
+                    signs=random_signs(linear.in_features, index), smooth=torch.linspace(0.7, 1.4, linear.in_features)
+                ),
                 input_clip=torch.tensor([0.9, 0.8]) if scheme.quantizes_activations else None,
             )
             tiny.set_submodule(site, layer)

@@ -176,7 +176,7 @@ def test_unclipped_activations_when_they_stay_float(golden, scheme) -> None:
             lambda file: file[0].update({"attn.qkv.channel_wise_scale": torch.ones(1, 32)}),
             r"channel_wise_scale has shape \[1, 32\], expected \[1, 64\]",
         ),
-        (lambda file: file[0]["attn.qkv.channel_wise_scale"].neg_(), "every number in smooth must be positive"),
+        (lambda file: file[0]["attn.qkv.channel_wise_scale"].neg_(), "every number in input_smooth must be positive"),
         (lambda file: file[0]["attn.qkv.rotation_matrix"].normal_(), "is not signs times a Hadamard matrix"),
         (lambda file: file[0]["attn.qkv.clip_factor_w_max"].fill_(float("nan")), "every number in weight_clip"),
         (lambda file: file[0].update({"mlp.fc2.channel_wise_scale": 3.0}), "is not a floating-point tensor"),

@@ -6,6 +6,7 @@ import torch
 from quantvggt.core.errors import InputError
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.scheme import Scheme
+from quantvggt.core.transform import Transform
 from quantvggt.kernels import reference, registry
 from quantvggt.kernels.ops import int_linear
 from quantvggt.models.linear import QuantLinear
@@ -112,7 +113,9 @@ def test_opcheck(cpu_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_quantized_layer_gives_the_same_on_every_path(cpu_path, same_bits, monkeypatch, scheme, dtype):
     torch.manual_seed(0)
-    layer = QuantLinear.from_float(torch.nn.Linear(192, 50), Scheme.preset(scheme), smooth=torch.rand(192) + 0.5)
+    layer = QuantLinear.from_float(
+        torch.nn.Linear(192, 50), Scheme.preset(scheme), Transform(smooth=torch.rand(192) + 0.5)
+    )
     x = torch.randn(2, 9, 192).to(dtype)
     got = layer(x)
     monkeypatch.setattr(registry, "_forced", "reference")

@@ -10,6 +10,7 @@ import seeded
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs, signs_from_matrix
 from quantvggt.core.scheme import Scheme
+from quantvggt.core.transform import Transform
 from quantvggt.models.linear import QuantLinear
 
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
@@ -33,8 +34,7 @@ def _tokens(k=K):
 def _options(k=K, n=N):
     generator = torch.Generator().manual_seed(2)
     return {
-        "signs": random_signs(k, 3),
-        "smooth": 0.5 + torch.rand(k, generator=generator),
+        "transform": Transform(signs=random_signs(k, 3), smooth=0.5 + torch.rand(k, generator=generator)),
         "weight_clip": 0.8 + 0.2 * torch.rand(n, 2, generator=generator),
         "input_clip": torch.tensor([0.9, 0.95]),
     }
@@ -54,8 +54,7 @@ def test_published_linear_is_reproduced(name):
     quantized = QuantLinear.from_float(
         linear,
         Scheme.preset(name),
-        signs=signs_from_matrix(saved["rotation_matrix"]),
-        smooth=saved["channel_wise_scale"].flatten(),
+        Transform(signs=signs_from_matrix(saved["rotation_matrix"]), smooth=saved["channel_wise_scale"].flatten()),
         weight_clip=torch.sigmoid(torch.cat([saved["clip_factor_w_max"], saved["clip_factor_w_min"]], dim=1)),
         input_clip=torch.sigmoid(
             torch.cat(
@@ -73,7 +72,7 @@ def test_output_is_the_product_of_what_the_buffers_say(scheme):
     linear, options, x = _float_linear(), _options(), _tokens()
     module = QuantLinear.from_float(linear, Scheme.parse(scheme), **options)
     rotation = torch.from_numpy(hadamard(K) / K**0.5)
-    x2 = x.double() * options["signs"] @ rotation / options["smooth"].double()
+    x2 = x.double() * options["transform"].signs @ rotation / options["transform"].smooth.double()
     top = 2 ** (module.scheme.act_bits - 1) - 1
     step = torch.maximum(x2.amax(-1) * 0.9, -x2.amin(-1) * 0.95)[..., None] / top
     weight = module.dequantized_weight().double()
@@ -85,7 +84,7 @@ def test_output_is_the_product_of_what_the_buffers_say(scheme):
 @pytest.mark.parametrize("k", [K, 20, 24, 384])
 def test_output_is_near_the_float_layer(scheme, bound, k):
     linear, x, options = _float_linear(k), _tokens(k), _options(k)
-    module = QuantLinear.from_float(linear, Scheme.parse(scheme), signs=options["signs"], smooth=options["smooth"])
+    module = QuantLinear.from_float(linear, Scheme.parse(scheme), options["transform"])
     with torch.inference_mode():
         y = linear(x)
         # Rounding adds absmax / qmax / sqrt(12) per number and absmax is about 4 standard deviations.
@@ -94,9 +93,9 @@ def test_output_is_near_the_float_layer(scheme, bound, k):
 
 def test_float_activations_meet_the_stored_weight_unrounded():
     linear, options, x = _float_linear(), _options(), _tokens()
-    module = QuantLinear.from_float(linear, Scheme.preset("w4a16"), options["signs"], options["smooth"])
+    module = QuantLinear.from_float(linear, Scheme.preset("w4a16"), options["transform"])
     rotation = torch.from_numpy(hadamard(K) / K**0.5)
-    x2 = x.double() * options["signs"] @ rotation / options["smooth"].double()
+    x2 = x.double() * options["transform"].signs @ rotation / options["transform"].smooth.double()
     expected = x2 @ module.dequantized_weight().double().t() + linear.bias.detach().double()
     assert _relative(module(x).double(), expected) < 1e-6
 
@@ -124,9 +123,9 @@ def test_buffers_have_the_names_shapes_and_dtypes_of_the_checkpoint(scheme, k):
 @pytest.mark.parametrize("bias", [False, True])
 def test_state_loads_into_an_empty_layer_bit_for_bit(options, bias):
     module = QuantLinear.from_float(_float_linear(bias=bias), Scheme.preset("w4a4"), **options)
-    flags = {f"has_{name}": bool(options) for name in ("signs", "smooth", "input_clip")}
+    optional = {"rotation_signs": (K,), "input_smooth": (K,), "input_clip": (2,)} if options else {}
     for device in ("cpu", "meta"):
-        empty = QuantLinear.empty(K, N, bias, Scheme.preset("w4a4"), **flags, device=device)
+        empty = QuantLinear.empty(K, N, Scheme.preset("w4a4"), optional, bias=bias, device=device)
         empty.load_state_dict(module.state_dict(), assign=device == "meta")
         assert torch.equal(empty(_tokens()), module(_tokens()))
 
@@ -168,10 +167,10 @@ def test_output_dtype_follows_the_input_or_autocast(scheme):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"signs": random_signs(32, 0)}, r"signs has shape \[32\]; this layer needs \[64\]"),
-        ({"signs": torch.zeros(K, dtype=torch.int8)}, r"signs must be \+1 or -1"),
-        ({"smooth": torch.zeros(K)}, "smooth must be positive"),
-        ({"smooth": torch.full((K,), torch.nan)}, "smooth must be positive"),
+        ({"transform": Transform(signs=random_signs(32, 0))}, r"signs has shape \[32\]; this layer needs \[64\]"),
+        ({"transform": Transform(signs=torch.zeros(K, dtype=torch.int8))}, r"signs must be \+1 or -1"),
+        ({"transform": Transform(smooth=torch.zeros(K))}, "smooth must be positive"),
+        ({"transform": Transform(smooth=torch.full((K,), torch.nan))}, "smooth must be positive"),
         ({"weight_clip": torch.ones(N)}, r"weight_clip has shape \[48\]"),
         ({"input_clip": torch.tensor([1.0, 1.5])}, "input_clip must be above 0 and at most 1"),
     ],
@@ -185,4 +184,4 @@ def test_layers_that_cannot_be():
     with pytest.raises(InputError, match="no input clip"):
         QuantLinear.from_float(_float_linear(), Scheme.preset("w4a16"), input_clip=torch.ones(2))
     with pytest.raises(InputError, match="6 channels"):
-        QuantLinear.from_float(_float_linear(k=6), Scheme.preset("w4a4"), signs=random_signs(6, 0))
+        QuantLinear.from_float(_float_linear(k=6), Scheme.preset("w4a4"), Transform(signs=random_signs(6, 0)))

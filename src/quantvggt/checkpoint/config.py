@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Container
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from quantvggt.checkpoint.compressed_tensors import quantization_config
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models.config import VGGTConfig
+from quantvggt.models.linear import OPTIONAL_BUFFERS
 from quantvggt.models.quantization import Quantization
 
 FORMAT = "quantvggt"
@@ -32,38 +33,69 @@ _REQUIRED = {"format", "format_version", "model"}
 _OPTIONAL = {"quantvggt_version", "torch_version", "dtype", "quantization", "sites", "quantization_config"}
 
 
+# Optional tensors that a flag announces, and those that say their shape.
+_FLAGS = {"rotation": "rotation_signs", "smoothing": "input_smooth", "input_clip": "input_clip"}
+_SHAPED = tuple(name for name in OPTIONAL_BUFFERS if name not in _FLAGS.values())
+
+
 @dataclass(frozen=True)
 class SiteRecord:
-    """One quantized linear layer. shape: (out_features, in_features) of its weight."""
+    """One quantized linear layer.
 
-    weight_bits: int
-    act_bits: int
+    scheme: its own bit widths and granularity; shape: (out_features, in_features) of its weight;
+    optional: shapes of its tensors in `models.linear.OPTIONAL_BUFFERS`.
+    """
+
+    scheme: Scheme
     shape: tuple[int, int]
-    rotation: bool
-    smoothing: bool
-    input_clip: bool
-
-    @property
-    def scheme(self) -> Scheme:
-        """This layer's own bit widths. Raises InputError if they are illegal."""
-        return Scheme(f"w{self.weight_bits}a{self.act_bits}", self.weight_bits, self.act_bits)
+    optional: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def packed(self) -> bool:
         """Up to 4 bits: eight values in one int32; otherwise one int8 each."""
-        return self.weight_bits <= 4
+        return self.scheme.weight_bits <= 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `granularity` and `tensors` only where there is something to say."""
+        values: dict[str, Any] = {"weight_bits": self.scheme.weight_bits, "act_bits": self.scheme.act_bits}
+        values |= {"shape": list(self.shape)} | {flag: name in self.optional for flag, name in _FLAGS.items()}
+        if self.scheme.granular:
+            values["granularity"] = self.scheme.name.removeprefix(self.scheme.base)
+        if shaped := {name: list(self.optional[name]) for name in _SHAPED if name in self.optional}:
+            values["tensors"] = shaped
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SiteRecord":
-        """Raises InputError, TypeError or ValueError if something is missing, unknown or wrong."""
-        out_features, in_features = values["shape"]
-        record = cls(**{**values, "shape": (out_features, in_features)})
-        if not all(type(size) is int and size > 0 for size in record.shape):
-            raise ValueError(f"shape must be two positive whole numbers, got {values['shape']}")
-        if not all(type(flag) is bool for flag in (record.rotation, record.smoothing, record.input_clip)):
+        """Raises InputError, TypeError, ValueError or KeyError if something is missing, unknown or wrong."""
+        rest = dict(values)
+        weight_bits, act_bits, shape = rest.pop("weight_bits"), rest.pop("act_bits"), rest.pop("shape")
+        flags = {flag: rest.pop(flag) for flag in _FLAGS}
+        granularity, tensors = rest.pop("granularity", ""), _object(rest.pop("tensors", {}), "tensors")
+        if rest:
+            raise ValueError(f"unknown keys {sorted(rest)}")
+        if not all(type(flag) is bool for flag in flags.values()):
             raise ValueError("rotation, smoothing and input_clip must be true or false")
-        _ = record.scheme  # its constructor refuses illegal bit widths
-        return record
+        if not isinstance(granularity, str) or not set(tensors) <= set(_SHAPED):
+            raise ValueError("granularity must be text, and tensors name optional tensors")
+        if type(weight_bits) is not int or type(act_bits) is not int:
+            raise ValueError(f"bit widths must be whole numbers, got {weight_bits!r} and {act_bits!r}")
+        out_features, in_features = _shape(shape, 2)
+        optional = {
+            name: (2,) if flag == "input_clip" else (in_features,) for flag, name in _FLAGS.items() if flags[flag]
+        }
+        optional |= {name: _shape(sizes, 2 if name in _SQUARE else 1) for name, sizes in tensors.items()}
+        return cls(Scheme.parse(f"w{weight_bits}a{act_bits}{granularity}"), (out_features, in_features), optional)
+
+
+_SQUARE = ("input_left", "input_right", "input_range")  # those with two dimensions
+
+
+def _shape(sizes: Any, dimensions: int) -> tuple[int, ...]:
+    legal = isinstance(sizes, list | tuple) and all(type(size) is int and size > 0 for size in sizes)
+    if not legal or len(sizes) != dimensions:
+        raise ValueError(f"shape must be {('one', 'two')[dimensions - 1]} positive whole numbers, got {sizes!r}")
+    return tuple(sizes)
 
 
 @dataclass(frozen=True)
@@ -87,7 +119,7 @@ class CheckpointConfig:
         }
         if self.quantization is not None:
             values["quantization"] = self.quantization.to_dict()
-            values["sites"] = {name: asdict(site) for name, site in self.sites.items()}
+            values["sites"] = {name: site.to_dict() for name, site in self.sites.items()}
             values["quantization_config"] = quantization_config(self.sites)
         return values
 

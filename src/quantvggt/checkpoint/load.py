@@ -122,11 +122,9 @@ def _empty_linear(record: SiteRecord, linear: torch.nn.Linear) -> QuantLinear:
     return QuantLinear.empty(
         linear.in_features,
         linear.out_features,
+        record.scheme,
+        record.optional,
         bias=linear.bias is not None,
-        scheme=record.scheme,
-        has_signs=record.rotation,
-        has_smooth=record.smoothing,
-        has_input_clip=record.input_clip,
         dtype=linear.weight.dtype,
         device="meta",
     )

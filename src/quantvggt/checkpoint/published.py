@@ -16,6 +16,7 @@ from quantvggt.checkpoint.weights import is_plain, load_torch
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import signs_from_matrix
 from quantvggt.core.scheme import Scheme
+from quantvggt.core.transform import Transform
 from quantvggt.models import VGGT
 from quantvggt.models.linear import QuantLinear
 from quantvggt.models.quantization import Quantization
@@ -69,8 +70,10 @@ def _quantize(linear: nn.Module, scheme: Scheme, values: dict[str, Tensor]) -> Q
     return QuantLinear.from_float(
         linear,
         scheme,
-        signs=signs_from_matrix(values["rotation_matrix"]),
-        smooth=values["channel_wise_scale"].float().flatten(),
+        Transform(
+            signs=signs_from_matrix(values["rotation_matrix"]),
+            smooth=values["channel_wise_scale"].float().flatten(),
+        ),
         weight_clip=weight_clip.sigmoid(),
         input_clip=input_clip.sigmoid() if scheme.quantizes_activations else None,
     )

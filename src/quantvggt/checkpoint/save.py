@@ -23,7 +23,7 @@ from quantvggt.checkpoint.weights import TensorInfo, write_safetensors
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_folder
 from quantvggt.models import VGGT
-from quantvggt.models.linear import QuantLinear
+from quantvggt.models.linear import OPTIONAL_BUFFERS, QuantLinear
 from quantvggt.models.sites import quantizable_sites
 
 
@@ -96,13 +96,11 @@ def _entries_to_keep(path: Path, overwrite: bool) -> list[Path]:
 
 
 def _record(site: QuantLinear) -> SiteRecord:
+    tensors = dict(site.named_buffers())
     return SiteRecord(
-        weight_bits=site.scheme.weight_bits,
-        act_bits=site.scheme.act_bits,
+        scheme=site.scheme,
         shape=(site.out_features, site.in_features),
-        rotation=site.rotation_signs is not None,
-        smoothing=site.input_smooth is not None,
-        input_clip=site.input_clip is not None,
+        optional={name: tuple(tensors[name].shape) for name in OPTIONAL_BUFFERS if name in tensors},
     )
 
 

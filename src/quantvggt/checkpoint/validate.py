@@ -13,6 +13,11 @@ _SHOWN = 3
 _RULES: dict[str, Callable[[Tensor], Tensor]] = {
     "weight_scale": lambda x: x.isfinite() & (x >= 0),
     "input_smooth": lambda x: x.isfinite() & (x > 0),
+    "input_presmooth": lambda x: x.isfinite() & (x > 0),
+    "input_shift": torch.isfinite,
+    "input_left": torch.isfinite,
+    "input_right": torch.isfinite,
+    "input_range": lambda x: x.isfinite() & (x * x.new_tensor([1, -1]) >= 0),
     "input_clip": lambda x: (x > 0) & (x <= 1),
     "rotation_signs": lambda x: x.abs() == 1,
 }

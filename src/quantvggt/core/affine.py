@@ -50,3 +50,28 @@ def quantize_weight(weight: Tensor, bits: int, clip: Tensor | None = None) -> tu
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
     """q [.., K] times scale [.., 1], float32 [.., K]."""
     return q.float() * scale
+
+
+def row_ranges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum and minimum of every row of `x` [.., K], extended to hold zero: high >= 0 >= low, each [.., 1]."""
+    return x.amax(-1, keepdim=True).clamp(min=0), x.amin(-1, keepdim=True).clamp(max=0)
+
+
+def quantize_ranges(x: Tensor, high: Tensor, low: Tensor, bits: int, asymmetric: bool = False) -> tuple[Tensor, Tensor]:
+    """Quantize `x` [.., K] within given ranges, high >= 0 >= low, broadcast to [.., 1]: (int8 [.., K], scale [.., 1]).
+
+    Symmetric: scale = max(high, -low) / (2^(N-1) - 1) and q as above. Asymmetric: scale = (high - low) / (2^N - 1),
+    zero = round(-low / scale), and what is returned is q - zero with q in 0 .. 2^N - 1: the same integer product
+    serves both, at the price of one more bit, so N <= 7. In both cases x is about q times scale.
+    """
+    x = x.float()
+    top = qmax(bits)
+    if not asymmetric:
+        scale = torch.maximum(high, -low) / top
+        scale = torch.where(scale > 0, scale, 1.0).expand(*x.shape[:-1], 1)
+        return (x / scale).round_().clamp_(-top - 1, top).to(torch.int8), scale.contiguous()
+    levels = 2 * top + 1
+    scale = (high - low) / levels
+    scale = torch.where(scale > 0, scale, 1.0).expand(*x.shape[:-1], 1)
+    zero = (-low / scale).round_().clamp_(0, levels)
+    return torch.clamp((x / scale).round_(), -zero, levels - zero).to(torch.int8), scale.contiguous()

@@ -1,4 +1,4 @@
-"""Bit widths as one small, frozen, versioned value that travels in checkpoints and result rows."""
+"""Bit widths and granularity as one small, frozen, versioned value that travels in checkpoints and result rows."""
 
 import re
 from dataclasses import asdict, dataclass, fields
@@ -10,20 +10,34 @@ VERSION = 1
 FLOAT_BITS = 16
 WEIGHT_BITS = range(2, 9)
 ACT_BITS = (*range(2, 9), FLOAT_BITS)
+_SPELLING = re.compile(r"w([1-9]\d?)a([1-9]\d?)(-tensor)?(-static)?(-asym)?(?:-s([2-8]))?")
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How many bits weights and activations have.
+    """How many bits weights and activations have, and how many numbers share a scale.
 
-    Version 1 fixes the granularity: symmetric everywhere, weights with one scale per output channel,
-    activations with one scale per token found at run time (QuantVGGT, arXiv 2509.21302, section 3).
-    `act_bits == 16` leaves activations in the model's floating type. Raises InputError if a field is illegal.
+    Weights are symmetric with one scale per output channel. Activations by default have one symmetric scale per
+    token found at run time (QuantVGGT, arXiv 2509.21302, section 3); the other choices are the ones that the paper
+    compares:
+    act_bits: 16 leaves activations in the model's floating type.
+    per_tensor: one activation scale for the whole input instead of one per token.
+    static: activation ranges from the calibration set instead of the input; per token, each position in a frame
+    has its own, so the model is bound to the calibration set's image size.
+    asymmetric: activation ranges need not be centred on zero (up to 7 bits, so that q - zero fits in int8).
+    special_bits: width of the activations of camera and register tokens, None for that of all others. They are
+    5 of 1041 tokens at 518x392 and carry the massive values; integer units compute in 8 bits anyway.
+    The name spells everything: "w4a4", "w4a4-tensor-static-asym", "w4a4-s8".
+    Raises InputError if a field is illegal.
     """
 
     name: str
     weight_bits: int
     act_bits: int
+    per_tensor: bool = False
+    static: bool = False
+    asymmetric: bool = False
+    special_bits: int | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -34,13 +48,37 @@ class Scheme:
             if type(value) is not int or value not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise InputError(f"scheme {self.name!r}: {field} is {value!r}; choose one of {choices}")
-        expected = f"w{self.weight_bits}a{self.act_bits}"
-        if self.name != expected:
-            raise InputError(f"scheme name {self.name!r} does not fit its bits; it must be {expected!r}")
+        if not all(type(flag) is bool for flag in (self.per_tensor, self.static, self.asymmetric)):
+            raise InputError(f"scheme {self.name!r}: per_tensor, static and asymmetric are true or false")
+        if self.special_bits is not None and (type(self.special_bits) is not int or self.special_bits not in ACT_BITS):
+            raise InputError(f"scheme {self.name!r}: special_bits is {self.special_bits!r}; choose 2 to 8")
+        if not self.quantizes_activations and self.granular:
+            raise InputError(f"scheme {self.name!r}: float activations have no ranges; leave the suffixes out")
+        if self.asymmetric and max(self.act_bits, self.special_bits or 0) > 7:
+            raise InputError(f"scheme {self.name!r}: asymmetric activations have at most 7 bits")
+        if self.special_bits is not None and (self.per_tensor or self.static):
+            raise InputError(f"scheme {self.name!r}: special tokens of their own width need dynamic per-token scales")
+        if self.name != self._spelled():
+            raise InputError(f"scheme name {self.name!r} does not fit its fields; it must be {self._spelled()!r}")
 
     @property
     def quantizes_activations(self) -> bool:
         return self.act_bits != FLOAT_BITS
+
+    @property
+    def granular(self) -> bool:
+        """Whether activations differ from the plain dynamic, symmetric, per-token kind."""
+        return self.per_tensor or self.static or self.asymmetric or self.special_bits is not None
+
+    @property
+    def base(self) -> str:
+        """The name without granularity: "w4a4"."""
+        return f"w{self.weight_bits}a{self.act_bits}"
+
+    def _spelled(self) -> str:
+        flags = {"-tensor": self.per_tensor, "-static": self.static, "-asym": self.asymmetric}
+        special = "" if self.special_bits is None else f"-s{self.special_bits}"
+        return self.base + "".join(word for word, on in flags.items() if on) + special
 
     @classmethod
     def preset(cls, name: str) -> "Scheme":
@@ -51,19 +89,32 @@ class Scheme:
 
     @classmethod
     def parse(cls, scheme: "str | Scheme") -> "Scheme":
-        """A Scheme as it is, or one spelled "w{N}a{M}" with legal bit widths (every preset is).
+        """A Scheme as it is, or one spelled "w{N}a{M}" with legal widths (every preset is) and suffixes in the order
+        -tensor -static -asym -s{N}.
 
         Raises InputError if the spelling or a bit width is wrong.
         """
         if isinstance(scheme, Scheme):
             return scheme
-        match = re.fullmatch(r"w([1-9]\d?)a([1-9]\d?)", scheme) if isinstance(scheme, str) else None
+        match = _SPELLING.fullmatch(scheme) if isinstance(scheme, str) else None
         if match is None:
             raise InputError(f"unknown scheme {scheme!r}; write w<bits>a<bits>, for example w4a4 or w8a8")
-        return cls(scheme, int(match[1]), int(match[2]))
+        weight, act, tensor, static, asymmetric, special = match.groups()
+        return cls(
+            match[0],
+            int(weight),
+            int(act),
+            bool(tensor),
+            bool(static),
+            bool(asymmetric),
+            int(special) if special else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON-able; fields at their default value are left out, but for the version."""
+        values = asdict(self)
+        defaults = {field.name: field.default for field in fields(self) if field.name != "version"}
+        return {key: value for key, value in values.items() if value != defaults.get(key)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Scheme":
@@ -75,7 +126,7 @@ class Scheme:
             raise InputError(
                 f"scheme has unknown keys {', '.join(unknown)}; it was written by another release or edited"
             )
-        if missing := sorted(names - data.keys()):
+        if missing := sorted({"name", "weight_bits", "act_bits", "version"} - data.keys()):
             raise InputError(f"scheme lacks the keys {', '.join(missing)}")
         return cls(**data)
 

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from quantvggt.calibrate.capture import observe_inputs
 from quantvggt.core.errors import InputError
-from quantvggt.core.rotation import rotate
 from quantvggt.models import VGGT
-from quantvggt.models.aggregator import NUM_SPECIAL
-from quantvggt.models.linear import QuantLinear
+from quantvggt.models.linear import NUM_SPECIAL, QuantLinear
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.scenes.clip import Clip
 
@@ -91,13 +89,11 @@ def _report(name: str, site: nn.Module, floats: Mapping[str, nn.Module], peak: T
 
 
 def _weight_error(site: QuantLinear, linear: nn.Module) -> float:
-    """Measured before smoothing, where the rotation keeps lengths and so the error is that of W itself."""
+    """Measured with the smoothing taken out again: a rotation keeps lengths, so the error is that of W itself."""
     weight = linear.get_parameter("weight").detach().float()
-    target = weight if site.rotation_signs is None else rotate(weight, site.rotation_signs)
-    ours = site.dequantized_weight()
-    if site.input_smooth is not None:
-        ours = ours / site.input_smooth
-    return ((ours - target).norm() / weight.norm()).item()
+    smooth = torch.ones(()) if site.input_smooth is None else site.input_smooth
+    target = site.transform.apply_to_weight(weight) / smooth
+    return ((site.dequantized_weight() / smooth - target).norm() / target.norm()).item()
 
 
 def format_sites(reports: Sequence[SiteReport]) -> str:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from quantvggt.models.config import VGGTConfig
 from quantvggt.models.dino import DinoV2
 from quantvggt.models.layers import Block, PatchEmbed
+from quantvggt.models.linear import NUM_SPECIAL, mark_frames
 from quantvggt.models.rope import rope_tables
 
-NUM_REGISTERS = 4
-NUM_SPECIAL = 1 + NUM_REGISTERS  # tokens before the patch tokens of each frame: camera, registers
+NUM_REGISTERS = NUM_SPECIAL - 1  # the camera token is the other one
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -43,6 +43,7 @@ class Aggregator(nn.Module):
         batch, frames, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
         x = self.embed(images)
+        mark_frames(self, x.shape[2])
         rope = rope_tables(rows, columns, NUM_SPECIAL, self.head_dim, images.device)
         kept = {}
         for index in range(max(layers) + 1):

@@ -26,6 +26,9 @@ class LayerScale(nn.Module):
 class Mlp(nn.Module):
     """Linear, GELU, Linear. Without gradients it runs in row chunks, so the hidden layer never exists whole."""
 
+    frame_tokens: int | None = None
+    """Where it is known, chunks hold whole frames."""
+
     def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
@@ -35,7 +38,9 @@ class Mlp(nn.Module):
         rows = x.flatten(0, -2)
         if torch.is_grad_enabled() or len(rows) <= MLP_ROWS_PER_CHUNK:
             return self.fc2(F.gelu(self.fc1(x)))
-        parts = [self.fc2(F.gelu(self.fc1(part))) for part in rows.split(MLP_ROWS_PER_CHUNK)]
+        tokens = self.frame_tokens or 1
+        step = max(1, MLP_ROWS_PER_CHUNK // tokens) * tokens
+        parts = [self.fc2(F.gelu(self.fc1(part))) for part in rows.split(step)]
         return torch.cat(parts).view(*x.shape[:-1], -1)
 
 

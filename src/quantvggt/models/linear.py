@@ -7,32 +7,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.core.affine import dequantize, quantize_weight
+from quantvggt.core.affine import dequantize, quantize_ranges, quantize_weight, row_ranges
 from quantvggt.core.errors import InputError
 from quantvggt.core.packing import pack_int4, packed_width, unpack_int4
-from quantvggt.core.rotation import inner_order, rotate
+from quantvggt.core.rotation import inner_order
 from quantvggt.core.scheme import Scheme
+from quantvggt.core.transform import Transform
 from quantvggt.kernels.ops import int_linear, rotate_quantize
 
-FLOAT32_BUFFERS = ("weight_scale", "input_smooth", "input_clip")
+NUM_SPECIAL = 5  # tokens before the patch tokens of each frame: one camera token, four registers
+
+# Optional tensors of a layer: attribute of `Transform` -> buffer name.
+TRANSFORM_BUFFERS = {
+    "shift": "input_shift",
+    "presmooth": "input_presmooth",
+    "left": "input_left",
+    "right": "input_right",
+    "signs": "rotation_signs",
+    "smooth": "input_smooth",
+}
+OPTIONAL_BUFFERS = (*TRANSFORM_BUFFERS.values(), "input_clip", "input_range")
+FLOAT32_BUFFERS = ("weight_scale", *(name for name in OPTIONAL_BUFFERS if name != "rotation_signs"))
 
 
 class QuantLinear(nn.Module):
-    """y = X'' W''^T + b with X'' = X diag(v) H / sqrt(K) / c and W'' = W diag(v) H / sqrt(K) * c in few bits.
+    """y = X'' W''^T + b with X'' and W'' of `core.transform.Transform`, both in few bits.
 
     Buffers, named as in a checkpoint: `weight_packed` int32 [N, ceil(K / 8)] (weight_bits <= 4) or `weight`
-    int8 [N, K]; `weight_scale` float32 [N, 1]; and where they exist `rotation_signs` v int8 [K],
-    `input_smooth` c float32 [K], `input_clip` float32 [2] (factors on each token's maximum and minimum) and
-    `bias` [N].
-    Moving the module to another dtype changes the bias only; scales stay float32.
+    int8 [N, K]; `weight_scale` float32 [N, 1]; and where they exist `bias` [N], the transform's `input_shift`,
+    `input_presmooth`, `input_smooth` float32 [K], `rotation_signs` int8 [K], `input_left` [a, a] and `input_right`
+    [b, b] float32 with a b = K; `input_clip` float32 [2], factors on each range's maximum and minimum;
+    `input_range` float32 [R, 2], the maxima and minima of static activations, R = 1 per tensor or the tokens of a frame.
+    Moving the module to another dtype changes the bias only; everything else stays as it is.
     The output has the input's dtype, or autocast's where that is on. There is no gradient to the weight.
     """
 
-    rotation_signs: Tensor | None
-    input_smooth: Tensor | None
-    input_clip: Tensor | None
     bias: Tensor | None
     weight_scale: Tensor
+    input_clip: Tensor | None
+    input_range: Tensor | None
+    rotation_signs: Tensor | None
+    input_smooth: Tensor | None
+
+    frame_tokens: int | None = None
+    """How many tokens a frame has, its special tokens first; whoever runs the model says so (see `mark_frames`)."""
 
     def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
         super().__init__()
@@ -43,36 +61,31 @@ class QuantLinear(nn.Module):
         cls,
         in_features: int,
         out_features: int,
-        bias: bool,
         scheme: Scheme,
-        has_signs: bool,
-        has_smooth: bool,
-        has_input_clip: bool,
+        optional: dict[str, tuple[int, ...]],
+        bias: bool = True,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "QuantLinear":
-        """A layer with buffers of the right shapes and no values yet; `dtype` is the bias's.
+        """A layer with buffers of the right shapes and no values yet.
 
-        Raises InputError if it can't be rotated, or has an input clip but float activations.
+        optional: name in OPTIONAL_BUFFERS -> shape. dtype is the bias's.
+        Raises InputError if a shape doesn't fit, or the scheme has no use for a clip or needs a range.
         """
-        if has_signs:
-            inner_order(in_features)
-        if has_input_clip and not scheme.quantizes_activations:
-            raise InputError(f"scheme {scheme.name} keeps activations in float, so there is no input clip")
+        _check_optional(in_features, scheme, optional)
         module = cls(in_features, out_features, scheme)
 
-        def add(name: str, present: bool, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-            module.register_buffer(name, torch.empty(shape, dtype=dtype, device=device) if present else None)
+        def add(name: str, shape: tuple[int, ...] | None, dtype: torch.dtype) -> None:
+            module.register_buffer(name, None if shape is None else torch.empty(shape, dtype=dtype, device=device))
 
         if module._packed:
-            add("weight_packed", True, (out_features, packed_width(in_features)), torch.int32)
+            add("weight_packed", (out_features, packed_width(in_features)), torch.int32)
         else:
-            add("weight", True, (out_features, in_features), torch.int8)
-        add("weight_scale", True, (out_features, 1), torch.float32)
-        add("rotation_signs", has_signs, (in_features,), torch.int8)
-        add("input_smooth", has_smooth, (in_features,), torch.float32)
-        add("input_clip", has_input_clip, (2,), torch.float32)
-        add("bias", bias, (out_features,), dtype)
+            add("weight", (out_features, in_features), torch.int8)
+        add("weight_scale", (out_features, 1), torch.float32)
+        for name in OPTIONAL_BUFFERS:
+            add(name, optional.get(name), torch.int8 if name == "rotation_signs" else torch.float32)
+        add("bias", (out_features,) if bias else None, dtype)
         return module
 
     @classmethod
@@ -80,56 +93,54 @@ class QuantLinear(nn.Module):
         cls,
         linear: nn.Linear,
         scheme: Scheme,
-        signs: Tensor | None = None,
-        smooth: Tensor | None = None,
+        transform: Transform | None = None,
         weight_clip: Tensor | None = None,
         input_clip: Tensor | None = None,
+        input_range: Tensor | None = None,
+        rounded: tuple[Tensor, Tensor] | None = None,
     ) -> "QuantLinear":
-        """Quantize `linear`: rotate its rows by `signs` [K], multiply by `smooth` [K], clamp, round.
+        """Quantize `linear` after `transform`.
 
         `weight_clip` [N, 2] and `input_clip` [2] hold factors in (0, 1] on the maximum and the minimum of
-        each weight row or token. The arithmetic is float32 whatever the weight's dtype.
+        each weight row or activation range; `input_range` [R, 2] is for static schemes. `rounded` = (int8 [N, K],
+        scale [N, 1]) is W'' already rounded by somebody who knows better than nearest.
+        The arithmetic is float32 whatever the weight's dtype.
         Raises InputError if an argument has the wrong shape or values that can't be meant.
         """
+        transform = transform or Transform()
         rows, k = linear.weight.shape
-        _check("signs", signs, (k,), lambda v: v.abs() == 1, "+1 or -1")
-        _check("smooth", smooth, (k,), lambda c: (c > 0) & c.isfinite(), "positive")
-        for name, clip, shape in (("weight_clip", weight_clip, (rows, 2)), ("input_clip", input_clip, (2,))):
-            _check(name, clip, shape, lambda f: (f > 0) & (f <= 1), "above 0 and at most 1")
+        values = {buffer: getattr(transform, field) for field, buffer in TRANSFORM_BUFFERS.items()}
+        values |= {"input_clip": input_clip, "input_range": input_range}
+        optional = {name: value.detach() for name, value in values.items() if value is not None}
+        _check_values(optional, rows, weight_clip)
+        bias = transform.apply_to_bias(linear.weight, linear.bias)
         module = cls.empty(
             k,
             rows,
-            linear.bias is not None,
             scheme,
-            has_signs=signs is not None,
-            has_smooth=smooth is not None,
-            has_input_clip=input_clip is not None,
+            {name: tuple(value.shape) for name, value in optional.items()},
+            bias=bias is not None,
             dtype=linear.weight.dtype,
             device=linear.weight.device,
         )
-        weight = linear.weight.detach().float()
-        values = {
-            "rotation_signs": signs,
-            "input_smooth": smooth,
-            "input_clip": input_clip,
-            "bias": linear.bias,
-        }
-        for name, value in values.items():
-            if value is not None:
-                module.get_buffer(name).copy_(value.detach())
-        if module.rotation_signs is not None:
-            weight = rotate(weight, module.rotation_signs)
-        if module.input_smooth is not None:
-            weight = weight * module.input_smooth
-        if weight_clip is not None:
-            weight_clip = weight_clip.to(weight.device)
-        q, scale = quantize_weight(weight, scheme.weight_bits, weight_clip)
+        for name, value in (optional | ({} if bias is None else {"bias": bias.detach()})).items():
+            module.get_buffer(name).copy_(value)
+        if rounded is None:
+            weight = module.transform.apply_to_weight(linear.weight.detach())
+            clip = None if weight_clip is None else weight_clip.to(weight.device)
+            rounded = quantize_weight(weight, scheme.weight_bits, clip)
+        q, scale = rounded
         module.weight_scale.copy_(scale)
         if module._packed:
             module.get_buffer("weight_packed").copy_(pack_int4(q))
         else:
             module.get_buffer("weight").copy_(q)
         return module
+
+    @property
+    def transform(self) -> Transform:
+        """What is done to the input."""
+        return Transform(**{field: getattr(self, buffer) for field, buffer in TRANSFORM_BUFFERS.items()})
 
     @property
     def _packed(self) -> bool:
@@ -142,23 +153,78 @@ class QuantLinear(nn.Module):
         return self.get_buffer("weight")
 
     def dequantized_weight(self) -> Tensor:
-        """W'' as float32 [N, K], in the rotated and smoothed basis of X''."""
+        """W'' as float32 [N, K], in the basis of X''."""
         return dequantize(self.integer_weight(), self.weight_scale)
+
+    def quantize_input(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''.
+
+        Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
+        """
+        scheme = self.scheme
+        if scheme.per_tensor or scheme.static or scheme.asymmetric:
+            return self._quantize_generally(self.transform.apply(x))
+        x = self.transform.before_rotation(x)
+        q, scale = self._quantize_tokens(x, scheme.act_bits)
+        if scheme.special_bits is not None:
+            special = self._frames(x)[:, :NUM_SPECIAL].contiguous()
+            q_special, scale_special = self._quantize_tokens(special, scheme.special_bits)
+            self._frames(q)[:, :NUM_SPECIAL] = q_special
+            self._frames(scale)[:, :NUM_SPECIAL] = scale_special
+        return q, scale
+
+    def _quantize_tokens(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = rotate_quantize(
+            x, self.rotation_signs, self.input_smooth, self.input_clip, bits
+        )
+        return result
+
+    def _quantize_generally(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The kinds of activations that only studies use: X'' -> integers and scales, in plain PyTorch."""
+        scheme = self.scheme
+        if self.input_range is not None:
+            high, low = self.input_range[:, :1], self.input_range[:, 1:]
+            if not scheme.per_tensor:
+                frames = len(self._frames(x))
+                high, low = (side.expand(frames, -1, -1).reshape(*x.shape[:-1], 1) for side in (high, low))
+        else:
+            high, low = row_ranges(x)
+            if scheme.per_tensor:
+                high, low = high.max(), low.min()
+        if self.input_clip is not None:
+            high, low = high * self.input_clip[0], low * self.input_clip[1]
+        if scheme.special_bits is None:
+            return quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
+        q, scale = quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
+        part = [self._frames(value)[:, :NUM_SPECIAL] for value in (x, high, low)]
+        q_special, scale_special = quantize_ranges(*part, scheme.special_bits, scheme.asymmetric)
+        self._frames(q)[:, :NUM_SPECIAL] = q_special
+        self._frames(scale)[:, :NUM_SPECIAL] = scale_special
+        return q, scale
+
+    def _frames(self, x: Tensor) -> Tensor:
+        """[.., K] seen as [frames, tokens of a frame, K]."""
+        tokens = self.frame_tokens
+        if tokens is None or x.numel() // x.shape[-1] % tokens:
+            raise InputError(
+                f"scheme {self.scheme.name} needs whole frames of {tokens} tokens, got an input of {list(x.shape)}"
+            )
+        if self.input_range is not None and len(self.input_range) not in (1, tokens):
+            raise InputError(
+                f"scheme {self.scheme.name} was calibrated for frames of {len(self.input_range)} tokens, not {tokens}; "
+                "use images of the calibration set's size"
+            )
+        return x.reshape(-1, tokens, x.shape[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = _output_dtype(x)
         if self.scheme.quantizes_activations:
-            q, row_scale = rotate_quantize(
-                x, self.rotation_signs, self.input_smooth, self.input_clip, self.scheme.act_bits
-            )
+            q, row_scale = self.quantize_input(x)
             weight = self.get_buffer("weight_packed" if self._packed else "weight")
-            return int_linear(q, row_scale, weight, self.weight_scale, self.bias, dtype)
-        if self.rotation_signs is not None:
-            x = rotate(x, self.rotation_signs)
-        if self.input_smooth is not None:
-            x = x / self.input_smooth
+            y: Tensor = int_linear(q, row_scale, weight, self.weight_scale, self.bias, dtype)
+            return y
         bias = None if self.bias is None else self.bias.to(dtype)
-        return F.linear(x.to(dtype), self.dequantized_weight().to(dtype), bias)
+        return F.linear(self.transform.apply(x).to(dtype), self.dequantized_weight().to(dtype), bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme.name}"
@@ -173,14 +239,51 @@ class QuantLinear(nn.Module):
         return self
 
 
+def mark_frames(module: nn.Module, tokens: int) -> None:
+    """Tell everything in `module` that cares how many tokens a frame has."""
+    for part in module.modules():
+        if hasattr(part, "frame_tokens"):
+            part.frame_tokens = tokens
+
+
 def _output_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if autocast else x.dtype
 
 
-def _check(name: str, value: Tensor | None, shape: tuple[int, ...], legal: Callable[[Tensor], Any], words: str) -> None:
-    if value is not None and tuple(value.shape) != shape:
-        raise InputError(f"{name} has shape {list(value.shape)}; this layer needs {list(shape)}")
-    if value is not None and not legal(value).all():
-        raise InputError(f"every number in {name} must be {words}")
+def _check_optional(k: int, scheme: Scheme, optional: dict[str, tuple[int, ...]]) -> None:
+    if "rotation_signs" in optional:
+        inner_order(k)
+    if "input_clip" in optional and not scheme.quantizes_activations:
+        raise InputError(f"scheme {scheme.name} keeps activations in float, so there is no input clip")
+    if ("input_range" in optional) != scheme.static:
+        raise InputError(f"scheme {scheme.name} {'needs' if scheme.static else 'has no use for'} an input range")
+    left, right = optional.get("input_left", (1, 1)), optional.get("input_right", (k, k))
+    expected = dict.fromkeys(optional, (k,)) | {
+        "input_clip": (2,),
+        "input_left": (left[0], left[0]),
+        "input_right": (k // max(1, left[0]),) * 2,
+        "input_range": (1 if scheme.per_tensor else optional.get("input_range", (1,))[0], 2),
+    }
+    for name, shape in optional.items():
+        if tuple(shape) != expected[name]:
+            raise InputError(f"{name} has shape {list(shape)}; this layer needs {list(expected[name])}")
+    if ("input_left" in optional) != ("input_right" in optional) or left[0] * right[0] != k:
+        raise InputError(f"input_left {list(left)} and input_right {list(right)} don't make a map of {k} channels")
+
+
+def _check_values(optional: dict[str, Tensor], rows: int, weight_clip: Tensor | None) -> None:
+    def check(name: str, value: Tensor | None, legal: Callable[[Tensor], Any], words: str) -> None:
+        if value is not None and not legal(value).all():
+            raise InputError(f"every number in {name} must be {words}")
+
+    if weight_clip is not None and tuple(weight_clip.shape) != (rows, 2):
+        raise InputError(f"weight_clip has shape {list(weight_clip.shape)}; this layer needs {[rows, 2]}")
+    check("rotation_signs", optional.get("rotation_signs"), lambda v: v.abs() == 1, "+1 or -1")
+    for name in ("input_smooth", "input_presmooth"):
+        check(name, optional.get(name), lambda c: (c > 0) & c.isfinite(), "positive")
+    for name in ("input_shift", "input_left", "input_right"):
+        check(name, optional.get(name), lambda c: c.isfinite(), "finite")
+    for name, clip in (("weight_clip", weight_clip), ("input_clip", optional.get("input_clip"))):
+        check(name, clip, lambda f: (f > 0) & (f <= 1), "above 0 and at most 1")

@@ -15,6 +15,7 @@ from quantvggt.calibrate.methods.base import Method, SiteSolver
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs, rotate
 from quantvggt.core.scheme import Scheme
+from quantvggt.core.transform import Transform
 from quantvggt.models.linear import QuantLinear
 
 FLOOR = 1e-5
@@ -33,7 +34,7 @@ class _Solver(SiteSolver):
         assert self.peak is not None, "solve() before observe()"
         weight_peak = rotate(self.linear.weight.detach(), self.signs).abs().amax(dim=0)
         smooth = self.peak.clamp(min=FLOOR) ** self.alpha / weight_peak.clamp(min=FLOOR) ** (1 - self.alpha)
-        return QuantLinear.from_float(self.linear, scheme, signs=self.signs, smooth=smooth.clamp(min=FLOOR))
+        return QuantLinear.from_float(self.linear, scheme, Transform(signs=self.signs, smooth=smooth.clamp(min=FLOOR)))
 
 
 @dataclass(frozen=True)

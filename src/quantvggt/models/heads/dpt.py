@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.models.aggregator import NUM_SPECIAL
+from quantvggt.models.linear import NUM_SPECIAL
 from quantvggt.models.heads.uv import add_uv_embedding
 
 FUSED_CHANNELS = 32
