@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load": "quantvggt.api",
+    "select_calibration": "quantvggt.api",
     "quantize": "quantvggt.api",
     "save": "quantvggt.api",
     "reconstruct": "quantvggt.api",

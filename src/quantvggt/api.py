@@ -10,13 +10,18 @@ from torch import Tensor
 
 from quantvggt.calibrate import pipeline
 from quantvggt.calibrate.methods import find_method
+from quantvggt.calibrate.sampling import selection
+from quantvggt.calibrate.sampling.features import pool_features
+from quantvggt.calibrate.sampling.selection import Selection
+from quantvggt.calibrate.sampling.strategies import as_settings, find_strategy
 from quantvggt.checkpoint.load import load as load_checkpoint
 from quantvggt.checkpoint.save import save as save_checkpoint
+from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
 from quantvggt.reconstruction import predict
 from quantvggt.reconstruction.scene import Scene
-from quantvggt.scenes.calibration import CalibrationSource, calibration_clips
+from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.images import ImageSource
 from quantvggt.scenes.open import load_clip
@@ -32,6 +37,36 @@ def load(name_or_path: PathLike, dtype: torch.dtype | None = None, device: str |
 def save(model: VGGT, folder: PathLike, overwrite: bool = False) -> Path:
     """Write a checkpoint folder, as small as the model is. See `checkpoint.save.save`."""
     return save_checkpoint(model, folder, overwrite=overwrite)
+
+
+def select_calibration(
+    model: VGGT,
+    samples: CalibrationSource | Sequence[Clip] | Sequence[Tensor],
+    size: int = 40,
+    strategy: str = "nfds",
+    seed: int = 0,
+    clusters: int = 8,
+    settings: dict[str, Any] | None = None,
+    pool_size: int = 400,
+    frames: int = 8,
+    model_name: str = "VGGT",
+    progress: bool = True,
+) -> Selection:
+    """Choose a calibration set of `size` clips from a pool: NFDS, or another strategy by name.
+
+    samples: the pool, anything that `quantize` takes as a calibration set, read as up to `pool_size` clips of `frames`
+    frames. strategy: a name in `calibrate.sampling.strategies.STRATEGIES`. seed: of the draw. clusters, settings: see
+    `SamplingSettings` there. The model looks at each clip once; to choose from one pool many times, use `pool_features`
+    and `select` of `calibrate.sampling`. docs/calibration.md says how to choose.
+    Raises InputError on an unknown strategy or setting, clips of different lengths, or a pool that is too small.
+    """
+    find_strategy(strategy)
+    chosen_settings = as_settings({"clusters": clusters, **(settings or {})})
+    pool = calibration_pool(samples, pool_size, frames, model.config.img_size)
+    if not 1 <= size <= len(pool):
+        raise InputError(f"size is {size}, the pool has {len(pool)} clips; ask for 1 to {len(pool)}")
+    features = pool_features(model, pool, progress=progress)
+    return selection.select(pool, features, size, strategy, seed, chosen_settings, model_name)
 
 
 def quantize(

@@ -1,17 +1,20 @@
 """What a quantizer learns from: clips out of folders, videos, tensors or the synthetic generator."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import cast, overload
 
 from torch import Tensor
 
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
+from quantvggt.scenes.images import SUFFIXES
 from quantvggt.scenes.open import load_clip
-from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clips
+from quantvggt.scenes.recorded import open_set
+from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clip
 
 SYNTHETIC = "synthetic"
 CALIBRATION_SEED = HELD_OUT_SEED + 1_000_000  # scenes that neither training nor evaluation uses
@@ -32,23 +35,68 @@ def calibration_clips(
 
     source: clips or tensors float32 [S, 3, H, W] (taken as they are); "synthetic"; a folder of images or a video
     (cut into at most `clips` clips of about `frames` frames, each spread over the whole); a folder of such folders or
-    videos (one clip of at most `frames` frames from each, at most `clips` of them, evenly chosen).
+    videos, which may lie deeper (one clip of at most `frames` frames from each, at most `clips` of them, evenly
+    chosen); a .json file that `quantvggt select` wrote (all of its clips, exactly as they were chosen).
     size: image side that the model was made for.
     Raises InputError if there is nothing to read, or fewer than one clip is asked for.
     """
+    return list(calibration_pool(source, clips, frames, size))
+
+
+def calibration_pool(
+    source: CalibrationSource | Sequence[Clip] | Sequence[Tensor],
+    clips: int = CLIPS,
+    frames: int = FRAMES,
+    size: int = 518,
+) -> Sequence[Clip]:
+    """The same clips as `calibration_clips` gives; synthetic scenes and folders of scenes open when asked for, so that
+    a large pool never lies in memory."""
     if clips < 1 or frames < 1:
         raise InputError(f"a calibration set needs at least one clip of one frame, got {clips} of {frames}")
     if not isinstance(source, str | os.PathLike):
         return [_as_clip(index, item) for index, item in enumerate(cast("Sequence[Clip | Tensor]", source))]
     if source == SYNTHETIC:
-        return make_clips(range(CALIBRATION_SEED, CALIBRATION_SEED + clips), frames=frames, size=size)
+        seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + clips)
+        return OpenedOnDemand([partial(make_clip, seed, frames=frames, size=size) for seed in seeds])
     path = Path(source).expanduser()
-    scenes = sorted(entry for entry in path.iterdir() if _is_scene(entry)) if path.is_dir() else []
+    if path.suffix.lower() == ".json" and not path.is_dir():
+        return open_set(path)
+    scenes = _scenes_in(path) if path.is_dir() else []
     if scenes:
         step = max(1, len(scenes) / clips)
         chosen = [scenes[int(index * step)] for index in range(min(clips, len(scenes)))]
-        return [load_clip(scene, frames=frames, size=size) for scene in chosen]
+        return OpenedOnDemand([partial(load_clip, scene, frames=frames, size=size) for scene in chosen])
     return _cut(load_clip(source, frames=clips * frames, size=size), frames)
+
+
+class OpenedOnDemand(Sequence[Clip]):
+    """A sequence of clips, each of which is opened anew whenever it is asked for."""
+
+    def __init__(self, openers: Sequence[Callable[[], Clip]]) -> None:
+        self._openers = openers
+
+    def __len__(self) -> int:
+        return len(self._openers)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> "OpenedOnDemand": ...
+    def __getitem__(self, index: int | slice) -> "Clip | OpenedOnDemand":
+        return OpenedOnDemand(self._openers[index]) if isinstance(index, slice) else self._openers[index]()
+
+
+def _scenes_in(folder: Path) -> list[Path]:
+    """Every folder of images and every video below `folder`, in order; [] if it holds neither folders nor videos."""
+    scenes = []
+    for entry in sorted(entry for entry in folder.iterdir() if _is_scene(entry)):
+        inside = _scenes_in(entry) if entry.is_dir() and not _holds_images(entry) else []
+        scenes += inside or [entry]
+    return scenes
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _is_scene(entry: Path) -> bool:

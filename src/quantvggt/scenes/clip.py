@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_WITH_PATHS = ("frames", "unrelated")  # keys of a clip's source that may say where the user's files lie
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -41,4 +43,5 @@ class Clip:
 
     def record(self) -> dict[str, Any]:
         """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, but no paths."""
-        return {**{key: value for key, value in self.source.items() if key != "frames"}, "frames": self.names}
+        told = {key: value for key, value in self.source.items() if key not in _WITH_PATHS}
+        return {**told, "frames": self.names}

@@ -71,6 +71,11 @@ def make_clips(seeds: Iterable[int], frames: int = 8, size: int | tuple[int, int
     return [make_clip(seed, frames, size) for seed in seeds]
 
 
+def count_solids(seed: int) -> int:
+    """How many solids stand on the ground of a seed's scene, 4 to 10."""
+    return len(_sample_scene(np.random.default_rng(seed))[0])
+
+
 def _sample_scene(rng: np.random.Generator) -> tuple[list[Solid], Ground]:
     """4 to 10 solids within 2.9 m of the origin, mostly apart from each other, and a ground."""
     solids: list[Solid] = []

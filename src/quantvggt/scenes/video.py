@@ -67,6 +67,17 @@ def load_video(
     )
 
 
+def read_frames(path: Path, indices: list[int]) -> Iterator[Image.Image]:
+    """The frames of a video with these ascending indices, upright; fewer if the file is cut short.
+
+    Raises InputError if the file isn't a video, or an index lies beyond its end.
+    """
+    timeline = _read_timeline(path)
+    if indices[-1] >= len(timeline.seconds):
+        raise InputError(f"{path} has {len(timeline.seconds)} frames, frame {indices[-1]} was asked for")
+    return _decode(path, timeline, indices)
+
+
 @dataclass(frozen=True)
 class _Timeline:
     """When each frame is shown. stamps: the container's own time stamps, None where it has none."""

@@ -1,0 +1,161 @@
+"""One pass of the trunk over each clip of a pool: all that any sampling strategy needs to know of it."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from quantvggt.core.errors import InputError
+from quantvggt.core.files import atomic_file
+from quantvggt.models import VGGT
+from quantvggt.models.aggregator import NUM_SPECIAL
+from quantvggt.scenes.clip import Clip
+from quantvggt.scenes.labels import label_of
+
+Floats = NDArray[np.float64]
+
+DEEP = 1 / 6
+"""The share of the trunk, counted from its end, that is deep: blocks 20..23 of VGGT-1B's 24, as published."""
+
+_ARRAYS = ("means", "variances", "flattened", "tokenwise", "pooled")
+
+
+@dataclass(frozen=True, eq=False)
+class PoolFeatures:
+    """What the trunk makes of n clips of f frames each; all arrays are float64.
+
+    means, variances: [n, L], of the input of norm1 in each of the L deep blocks named by `layers`, over frames,
+    tokens and channels (the variance is the population's).
+    flattened, tokenwise: [n, f - 1], how much each later frame resembles the first (see `first_frame_correlations`).
+    pooled: [n, 2C], the trunk's last output averaged over frames and tokens: a plain feature vector.
+    labels: what each clip shows. layers: "frame_blocks.20", "global_blocks.20", ... in the order they run.
+    """
+
+    means: Floats
+    variances: Floats
+    flattened: Floats
+    tokenwise: Floats
+    pooled: Floats
+    labels: list[str]
+    layers: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one small safetensors file. Raises InputError if that is impossible."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        with atomic_file(path) as temporary:
+            save_file(arrays, temporary, {"labels": json.dumps(self.labels), "layers": json.dumps(self.layers)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "PoolFeatures":
+        """Raises InputError if `path` doesn't exist or holds something else."""
+        if not Path(path).is_file():
+            raise InputError(f"no such pool features: {path}; write them with PoolFeatures.save")
+        try:
+            with safe_open(path, "np") as file:
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+                texts = {name: json.loads((file.metadata() or {})[name]) for name in ("labels", "layers")}
+            features = cls(**arrays, **texts)
+            clips = {len(array) for array in (*arrays.values(), features.labels)}
+            if len(clips) != 1 or features.means.shape != features.variances.shape:
+                raise ValueError("its arrays are of different lengths")
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} holds no pool features ({error}); write them with PoolFeatures.save") from error
+        return features
+
+
+def deep_blocks(depth: int, share: float = DEEP) -> range:
+    """The last blocks of a trunk of `depth` (frame, global) pairs: `share` of them, rounded, at least one.
+
+    Raises InputError if the share is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"the deep share of the trunk is {share}; give one above 0 and up to 1")
+    return range(depth - max(1, round(share * depth)), depth)
+
+
+@torch.inference_mode()
+def pool_features(model: VGGT, pool: Sequence[Clip], deep: float = DEEP, progress: bool = True) -> PoolFeatures:
+    """Run the trunk, without the heads, over one clip at a time.
+
+    pool: clips of equally many frames, two or more; their sizes may differ. It is read in order, each clip once, so
+    one that opens its clips when asked needs the memory of one clip. deep: see `deep_blocks`. progress: a bar on
+    stderr. Raises InputError on an empty pool or on clips whose number of frames doesn't fit.
+    """
+    names = [
+        f"{kind}_blocks.{index}" for index in deep_blocks(model.config.depth, deep) for kind in ("frame", "global")
+    ]
+    moments: dict[str, tuple[float, float]] = {}
+    norms = [(name, model.get_submodule(f"aggregator.{name}.norm1")) for name in names]
+    handles = [norm.register_forward_pre_hook(partial(_note_moments, moments, name)) for name, norm in norms]
+    last = model.config.depth - 1
+    rows: dict[str, list[Floats]] = {name: [] for name in _ARRAYS}
+    labels: list[str] = []
+    frames = 0
+    try:
+        for clip in tqdm(pool, desc="looking at the pool", unit="clip", disable=not progress):
+            frames = frames or len(clip.names)
+            _check_frames(clip, len(labels), frames)
+            images = clip.images[None].to(model.device, model.dtype)
+            output = model.aggregator(images, [last])[last][0].float()
+            rows["means"].append(np.array([moments[name][0] for name in names]))
+            rows["variances"].append(np.array([moments[name][1] for name in names]))
+            rows["flattened"].append(first_frame_correlations(output, "flattened"))
+            rows["tokenwise"].append(first_frame_correlations(output, "tokenwise"))
+            rows["pooled"].append(output.mean((0, 1)).double().cpu().numpy())
+            labels.append(label_of(clip))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not labels:
+        raise InputError("the pool of candidates is empty; give it at least one clip")
+    arrays = {name: np.stack(values) for name, values in rows.items()}
+    return PoolFeatures(**arrays, labels=labels, layers=names)
+
+
+def first_frame_correlations(output: Tensor, variant: str) -> Floats:
+    """How much each later frame resembles the first: float64 [S - 1], each in [-1, 1].
+
+    output: [S, P, D], the trunk's last output, camera and register tokens first.
+    variant: "flattened" (paper): the cosine of the two frames' features, all P * D numbers as one vector.
+    "tokenwise" (published code): patch tokens only, averaged over neighbouring pairs of tokens and of channels (an
+    odd one out is dropped); the cosine of each token with the one at its place in frame 0, averaged over tokens.
+    """
+    if variant == "flattened":
+        flat = output.flatten(1).double()
+        cosines = F.cosine_similarity(flat[:1], flat[1:], dim=-1)
+    else:
+        pooled = F.avg_pool2d(output[:, NUM_SPECIAL:].double(), kernel_size=(min(2, output.shape[1] - NUM_SPECIAL), 2))
+        cosines = F.cosine_similarity(pooled[:1], pooled[1:], dim=-1).mean(-1)
+    return cosines.cpu().numpy()
+
+
+def _note_moments(
+    moments: dict[str, tuple[float, float]], name: str, module: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    variance, mean = torch.var_mean(inputs[0].float(), correction=0)
+    moments[name] = (mean.item(), variance.item())
+
+
+def _check_frames(clip: Clip, index: int, frames: int) -> None:
+    """Correlation vectors are as long as clips, less one: all clips must be of one length."""
+    if len(clip.names) != frames:
+        raise InputError(
+            f"clip {index} of the pool ({clip.names[0]}, ...) has {len(clip.names)} frames, those before it {frames}; "
+            "give clips of equally many frames"
+        )
+    if frames < 2:
+        raise InputError(f"clip {index} of the pool ({clip.names[0]}) is a single frame; sampling needs two or more")
