@@ -15,6 +15,7 @@ from quantvggt.core.errors import InputError, QuantVGGTError
 
 COMMANDS = {
     "demo": "see the whole job done on a small model: quantize, compare, reconstruct (a few minutes)",
+    "select": "choose a calibration set from a pool of candidate clips: NFDS and other strategies",
     "quantize": "make a model small: W8A8, W4A8, W4A4, ...",
     "reconstruct": "photos or a video to cameras, depth, points (COLMAP, PLY, GLB) and a page to look at",
     "evaluate": "measure a model on synthetic scenes with known truth, and its drift from full precision",

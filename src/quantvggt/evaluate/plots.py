@@ -58,7 +58,7 @@ def size_plot(rows: Sequence[Row]) -> go.Figure:
             outline = {"color": MUTED, "width": 1.5}
             _legend_entry(figure, scheme.upper(), {"color": "white", "symbol": symbol, "line": outline})
     figure.update_xaxes(title="checkpoint, MB", rangemode="tozero")
-    return _styled(figure, height=410, bottom=52)
+    return styled(figure, height=410, bottom=52)
 
 
 def auc_plot(rows: Sequence[Row]) -> go.Figure:
@@ -72,7 +72,7 @@ def auc_plot(rows: Sequence[Row]) -> go.Figure:
         figure.add_hline(y=100 * base[key], line=_LEVEL, layer="below", row=1, col=position)
         top = max(100 * row[key] for row in rows)
         figure.update_yaxes(range=[0, max(1.0, 1.14 * top)], row=1, col=position)
-    return _styled(figure, height=310)
+    return styled(figure, height=310)
 
 
 def drift_plot(rows: Sequence[Row]) -> go.Figure:
@@ -86,7 +86,7 @@ def drift_plot(rows: Sequence[Row]) -> go.Figure:
     for position, (key, factor) in enumerate(drifts.values(), start=1):
         _grouped_bars(figure, rows, position, key, factor, places=2)
     figure.update_yaxes(type="log", dtick=1, minor={"showgrid": False})
-    return _styled(figure, height=330)
+    return styled(figure, height=330)
 
 
 def _grouped_bars(figure: go.Figure, rows: Sequence[Row], position: int, key: str, factor: int, places: int) -> None:
@@ -120,7 +120,7 @@ def _distinct(rows: Iterable[Row], key: str) -> list[str]:
     return list(dict.fromkeys(row[key] for row in rows))
 
 
-def _styled(figure: go.Figure, height: int, bottom: int = 28) -> go.Figure:
+def styled(figure: go.Figure, height: int, bottom: int = 28) -> go.Figure:
     figure.update_layout(
         template="none",
         height=height,
