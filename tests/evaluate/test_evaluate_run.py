@@ -1,7 +1,9 @@
 """predict, score and evaluate: perfect answers score perfectly, and every row has the keys of the contract."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,6 +28,8 @@ KEYS = [
     "auc3",
     "depth_absrel",
     "point_error",
+    "point_accuracy",
+    "point_completeness",
     "drift_rotation_deg",
     "drift_translation_deg",
     "drift_depth",
@@ -42,7 +46,7 @@ class Oracle(nn.Module):
         self.config = VGGTConfig(heads=heads)
         self.device, self.unit, self.turn = torch.device("cpu"), unit, turn
 
-    def forward(self, images):
+    def forward(self, images, dense_frames=None):
         truth = next(clip.truth for clip in CLIPS if torch.equal(clip.images, images[0]))
         height, width = images.shape[-2:]
         full = torch.eye(4).repeat(len(truth.extrinsics), 1, 1)
@@ -61,12 +65,12 @@ class Oracle(nn.Module):
         return output | ({"world_points": points[None]} if "point" in self.config.heads else {})
 
 
-def tiny_vggt():
+def tiny_vggt(heads=("camera", "depth", "point")):
     torch.manual_seed(0)
     config = VGGTConfig(
         img_size=56, embed_dim=32, depth=2, num_heads=2, patch_embed="conv", camera_trunk_depth=1,
         camera_num_heads=2, dpt_features=16, dpt_out_channels=(8, 8, 16, 16), dpt_layers=(0, 0, 1, 1),
-        heads=("camera", "depth", "point"),
+        heads=heads,
     )  # fmt: skip
     return VGGT(config).eval()
 
@@ -131,6 +135,34 @@ def test_clips_run_at_once_answer_as_one_by_one():
     for one, other in zip(alone, together, strict=True):
         assert (one.depth == other.depth).all()
         assert (one.extrinsics == other.extrinsics).all()
+
+
+@pytest.mark.parametrize("heads", [("camera", "depth", "point"), ("camera", "depth")])
+def test_fewer_dense_frames_answer_as_they_would_among_all(heads):
+    model = tiny_vggt(heads)
+    every, few = (predict(model, CLIPS, progress=False, dense_frames=frames) for frames in (None, 2))
+    for one, other in zip(every, few, strict=True):
+        assert len(other.extrinsics) == len(one.extrinsics) == 4
+        assert len(other.depth) == len(other.points) == 2
+        np.testing.assert_array_equal(other.extrinsics, one.extrinsics)
+        np.testing.assert_allclose(other.depth, one.depth[:2], rtol=1e-5)
+        np.testing.assert_allclose(other.points, one.points[:2], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_not_predicted_is_not_judged():
+    perfect = [*predict(Oracle(), CLIPS, progress=False)]
+    spoiled = [
+        replace(
+            p,
+            depth=np.concatenate([p.depth[:2], 7 + 0 * p.depth[2:]]),
+            points=np.concatenate([p.points[:2], 0 * p.points[2:]]),
+        )
+        for p in perfect
+    ]
+    shown = [replace(p, depth=p.depth[:2], points=p.points[:2]) for p in spoiled]
+    assert score(spoiled, CLIPS, perfect, **LABELS)["point_error"] > 0.1
+    row = score(shown, CLIPS, shown, **LABELS)
+    assert max(row["depth_absrel"], row["point_error"], row["point_accuracy"], row["point_completeness"]) < 1e-5
 
 
 def test_progress_goes_to_stderr(capsys):

@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.metrics.depth import depth_error
-from quantvggt.evaluate.metrics.points import point_error, umeyama
+from quantvggt.evaluate.metrics.points import point_errors, umeyama
 
 RNG = np.random.default_rng(11)
 
@@ -102,7 +102,7 @@ def test_point_error_ignores_the_world_frame_and_masked_pixels():
     turn = Rotation.random(random_state=RNG).as_matrix()
     predicted = 0.2 * truth @ turn.T + [1, 2, 3]
     predicted[~valid] = 1e6
-    assert point_error(predicted, truth, valid, np.zeros(3)) == pytest.approx(0, abs=1e-12)
+    assert point_errors(predicted, truth, valid, np.zeros(3)) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
 def test_point_error_is_relative_to_the_viewing_distance():
@@ -112,13 +112,39 @@ def test_point_error_is_relative_to_the_viewing_distance():
     origin = np.array([0.0, 0.0, -10.0])
     # Noise this small moves the fitted similarity by far less than itself, so the mean is that of the noise.
     expected = np.linalg.norm(noise, axis=-1).mean() / np.linalg.norm(truth - origin, axis=-1).mean()
-    assert point_error(truth + noise, truth, valid, origin) == pytest.approx(expected, rel=0.01)
-    assert point_error(3 * (truth + noise), truth, valid, origin) == pytest.approx(expected, rel=0.01)
+    assert point_errors(truth + noise, truth, valid, origin).error == pytest.approx(expected, rel=0.01)
+    assert point_errors(3 * (truth + noise), truth, valid, origin).error == pytest.approx(expected, rel=0.01)
 
 
 def test_points_that_are_not_finite_keep_the_error_finite():
     truth = RNG.normal(size=(1, 4, 4, 3))
     valid = np.ones((1, 4, 4), bool)
-    assert np.isfinite(point_error(np.full_like(truth, np.nan), truth, valid, np.zeros(3)))
+    assert np.isfinite(point_errors(np.full_like(truth, np.nan), truth, valid, np.zeros(3))).all()
     with pytest.raises(InputError, match="no pixel"):
-        point_error(truth, truth, ~valid, np.zeros(3))
+        point_errors(truth, truth, ~valid, np.zeros(3))
+
+
+def test_accuracy_and_completeness_equal_brute_force():
+    truth = RNG.normal(size=(2, 9, 10, 3), loc=[0, 0, 5])
+    valid = RNG.uniform(size=(2, 9, 10)) < 0.8
+    predicted = truth + 0.4 * RNG.normal(size=truth.shape)
+    predicted[0, 0, 0] = np.inf
+    found = point_errors(predicted, truth, valid, np.zeros(3))
+
+    target, source = truth[valid], np.nan_to_num(predicted, posinf=0)[valid]
+    moved = umeyama(source, target).apply(source)
+    distances = np.linalg.norm(moved[:, None] - target[None], axis=-1)
+    unit = np.linalg.norm(target, axis=1).mean()
+    assert found.accuracy == pytest.approx(distances.min(1).mean() / unit)
+    assert found.completeness == pytest.approx(distances.min(0).mean() / unit)
+    assert found.error == pytest.approx(distances.diagonal().mean() / unit)
+
+
+def test_a_sample_of_the_points_stands_for_all():
+    truth = RNG.uniform(size=(1, 60, 60, 3))
+    predicted = truth + 0.1 * RNG.normal(size=truth.shape)
+    valid = np.ones((1, 60, 60), bool)
+    few = point_errors(predicted, truth, valid, np.zeros(3), queries=800)
+    every = point_errors(predicted, truth, valid, np.zeros(3), queries=3600)
+    assert few == point_errors(predicted, truth, valid, np.zeros(3), queries=800)
+    assert few == pytest.approx(every, rel=0.05)

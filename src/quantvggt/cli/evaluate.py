@@ -6,17 +6,60 @@ from typing import Any
 
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, say
 
+FILTERS = ("parts", "methods", "schemes", "forms")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; not with --study")
     parser.add_argument("--reference", help="the full-precision model it was made from, to measure drift")
     parser.add_argument("--scenes", type=int, default=100, help="held-out synthetic scenes (default %(default)s)")
     parser.add_argument("--frames", type=int, default=8, help="frames per scene (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="offset into the held-out scenes (default %(default)s)")
     add_device_options(parser)
+    study = parser.add_argument_group("the study", "methods, schemes and settings compared; run again to go on")
+    study.add_argument("--study", action="store_true", help="measure what docs/results.json lacks, write the tables")
+    study.add_argument("--results", default="docs/results.json", help="its rows; tables go beside it (.md)")
+    study.add_argument("--minutes", type=float, help="start nothing more after so long")
+    study.add_argument("--workers", type=int, help="cells measured at once (default: one a core)")
+    for name in FILTERS:
+        study.add_argument(f"--{name}", metavar="A,B", help=f"only these {name}, comma-separated")
+    study.add_argument("--redo", action="store_true", help="forget the selected rows first, and measure them again")
+    study.add_argument("--dry-run", action="store_true", help="list what is missing, measure nothing")
+    study.add_argument("--tables-only", action="store_true", help="write the tables from the rows, measure nothing")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from quantvggt.core.errors import InputError
+
+    if args.study and args.model is None:
+        return _run_study(args)
+    if args.study or args.model is None:
+        raise InputError("name a MODEL to measure, or pass --study without one")
+    return _run_model(args)
+
+
+def _run_study(args: argparse.Namespace) -> dict[str, Any]:
+    from quantvggt.evaluate.study.run import Filters, run_study
+
+    filters = {name: _words(getattr(args, name)) for name in FILTERS}
+    result = run_study(
+        args.results,
+        minutes=args.minutes,
+        workers=args.workers,
+        filters=Filters(**filters),
+        redo=args.redo,
+        dry_run=args.dry_run,
+        tables_only=args.tables_only,
+    )
+    say(f"{result['rows']} rows in {result['results']}, {result['missing']} missing, {len(result['failed'])} failed")
+    return result
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
     from quantvggt.checkpoint.load import locate
     from quantvggt.core.errors import InputError

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.metrics.depth import depth_error
 from quantvggt.evaluate.metrics.drift import Drift, drift
-from quantvggt.evaluate.metrics.points import point_error
+from quantvggt.evaluate.metrics.points import PointErrors, point_errors
 from quantvggt.evaluate.metrics.pose import auc, pose_errors
 from quantvggt.models import VGGT
 from quantvggt.models.pose import decode_pose
@@ -31,8 +31,8 @@ class Prediction:
     """What a model says about one clip, float32.
 
     extrinsics: world-to-camera [S, 3, 4] (OpenCV, world = first camera); intrinsics: [S, 3, 3] in pixels;
-    depth: [S, H, W] z-depth; points: [S, H, W, 3], the point head's map, or the depth unprojected through
-    the predicted cameras where the model has no point head.
+    depth: [D, H, W] z-depth of the first D frames, D = S unless fewer were asked for; points: [D, H, W, 3], the
+    point head's map, or the depth unprojected through the predicted cameras where the model has no point head.
     """
 
     extrinsics: NDArray[np.float32]
@@ -42,13 +42,20 @@ class Prediction:
 
 
 def predict(
-    model: VGGT, clips: Sequence[Clip], progress: bool = True, label: str = "predict", workers: int = 1
+    model: VGGT,
+    clips: Sequence[Clip],
+    progress: bool = True,
+    label: str = "predict",
+    workers: int = 1,
+    dense_frames: int | None = None,
 ) -> list[Prediction]:
     """Run `model` on each clip, on the device and in the dtype its parameters have.
 
     A progress bar goes to stderr. workers: clips run at once, sharing torch's threads among them. For a small
     model on a CPU this beats many threads on one clip, by far where the cores are busy: layers of a millisecond
     are soon waiting for each other's threads.
+    dense_frames: depth and points of each clip's first so many frames only, cameras of all. The dense heads work
+    frame by frame, so these frames answer as they would among all, and on a small model most of the time is saved.
     Raises InputError if the model has no camera or no depth head.
     """
     missing = {"camera", "depth"} - set(model.config.heads)
@@ -59,7 +66,7 @@ def predict(
         with ThreadPoolExecutor(
             workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)
         ) as pool:
-            done = pool.map(partial(_predict, model), clips)
+            done = pool.map(partial(_predict, model, dense_frames), clips)
             return list(tqdm(done, total=len(clips), desc=label, unit="clip", disable=not progress))
     finally:
         torch.set_num_threads(threads)
@@ -78,9 +85,10 @@ def score(
 ) -> Row:
     """One result row from predictions already made; the keys are those of docs/cli.md.
 
-    auc30 .. auc3 are fractions of 1 over the frame pairs of all clips pooled; depth_absrel and point_error
-    are means over clips; the drifts compare with `reference`, the float model's predictions on the same
-    clips. Without a reference they are None, or 0 for the float model itself (method "float").
+    auc30 .. auc3 are fractions of 1 over the frame pairs of all clips pooled; depth_absrel, point_error,
+    point_accuracy and point_completeness are means over clips, of the frames whose depth was predicted; the drifts
+    compare with `reference`, the float model's predictions on the same clips and frames. Without a reference they
+    are None, or 0 for the float model itself (method "float").
 
     Raises InputError if a clip has no ground truth or only one frame.
     """
@@ -90,6 +98,7 @@ def score(
     pairs = list(zip(predictions, truths, strict=True))
     errors = [pose_errors(prediction.extrinsics, truth.extrinsics) for prediction, truth in pairs]
     rotation, direction = (np.concatenate(kind) for kind in zip(*errors, strict=True))
+    points = np.mean([_point_errors(prediction, truth) for prediction, truth in pairs], axis=0)
     if reference is not None:
         drifts = _drift(predictions, reference)._asdict()
     else:
@@ -101,8 +110,8 @@ def score(
         "seed": seed,
         "checkpoint_bytes": checkpoint_bytes,
         **{f"auc{threshold}": auc(rotation, direction, threshold) for threshold in AUC_THRESHOLDS},
-        "depth_absrel": float(np.mean([depth_error(p.depth, t.depth).absrel for p, t in pairs])),
-        "point_error": float(np.mean([_point_error(prediction, truth) for prediction, truth in pairs])),
+        "depth_absrel": float(np.mean([depth_error(p.depth, t.depth[: len(p.depth)]).absrel for p, t in pairs])),
+        **dict(zip(("point_error", "point_accuracy", "point_completeness"), points.tolist(), strict=True)),
         **{f"drift_{kind}": value for kind, value in drifts.items()},
     }
 
@@ -135,15 +144,15 @@ def evaluate(
 
 
 @torch.inference_mode()
-def _predict(model: VGGT, clip: Clip) -> Prediction:
+def _predict(model: VGGT, dense_frames: int | None, clip: Clip) -> Prediction:
     height, width = clip.images.shape[-2:]
-    output = model(clip.images[None].to(model.device))
+    output = model(clip.images[None].to(model.device), dense_frames=dense_frames)
     extrinsics, intrinsics = (part.cpu().numpy() for part in decode_pose(output["pose_enc"][0].float(), height, width))
     depth = output["depth"][0, ..., 0].float().cpu().numpy()
     if "world_points" in output:
         points = output["world_points"][0].float().cpu().numpy()
     else:
-        points = unproject(depth, extrinsics, intrinsics)
+        points = unproject(depth, extrinsics[: len(depth)], intrinsics[: len(depth)])
     return Prediction(extrinsics, intrinsics, depth, points)
 
 
@@ -153,10 +162,11 @@ def _truth(clip: Clip) -> GroundTruth:
     return clip.truth
 
 
-def _point_error(prediction: Prediction, truth: GroundTruth) -> float:
-    depth, extrinsics, intrinsics = truth.depth.numpy(), truth.extrinsics.numpy(), truth.intrinsics.numpy()
+def _point_errors(prediction: Prediction, truth: GroundTruth) -> PointErrors:
+    shown = len(prediction.depth)
+    depth, extrinsics, intrinsics = (part[:shown].numpy() for part in (truth.depth, truth.extrinsics, truth.intrinsics))
     points = unproject(depth, extrinsics, intrinsics)
-    return point_error(prediction.points, points, depth > 0, camera_centres(extrinsics)[0])
+    return point_errors(prediction.points, points, depth > 0, camera_centres(extrinsics)[0])
 
 
 def _drift(predictions: Sequence[Prediction], reference: Sequence[Prediction]) -> Drift:

@@ -66,11 +66,14 @@ class VGGT(nn.Module):
         parameters = {id(p): nn.Parameter(p.data, p.requires_grad) for p in self.parameters()}
         return copy.deepcopy(self, {**parameters, **{id(buffer): buffer.data for buffer in self.buffers()}})
 
-    def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, query_points: Tensor | None = None, dense_frames: int | None = None
+    ) -> dict[str, Tensor]:
         """Predict everything the heads know about the scene.
 
         images: [B, S, 3, H, W] or [S, 3, H, W], RGB in [0, 1], H and W multiples of the patch size.
         query_points: [B, N, 2] or [N, 2], x and y in pixels of frame 0; needed for tracks.
+        dense_frames: depth and points of each clip's first so many frames only; None: of all frames.
 
         Returns float32 tensors, those whose heads exist: pose_enc [B, S, 9] (see models.pose),
         depth [B, S, H, W, 1] along the optical axis, depth_conf [B, S, H, W] >= 1,
@@ -84,12 +87,12 @@ class VGGT(nn.Module):
         out: dict[str, Tensor] = {}
         if "camera" in self.config.heads:
             out["pose_enc"] = self.camera_head(tokens[self.config.depth - 1][:, :, 0])[-1]
+        shown = tokens if dense_frames is None else {layer: x[:, :dense_frames] for layer, x in tokens.items()}
+        seen = images[:, :dense_frames]
         if "depth" in self.config.heads:
-            out["depth"], out["depth_conf"] = self._dense(self.depth_head, activate_depth, tokens, images)
+            out["depth"], out["depth_conf"] = self._dense(self.depth_head, activate_depth, shown, seen)
         if "point" in self.config.heads:
-            out["world_points"], out["world_points_conf"] = self._dense(
-                self.point_head, activate_points, tokens, images
-            )
+            out["world_points"], out["world_points_conf"] = self._dense(self.point_head, activate_points, shown, seen)
         if query_points is not None:
             (maps,) = self._dense(self.track_head.feature_extractor, lambda x: (x,), tokens, images)
             out["track"], out["vis"], out["conf"] = self.track_head.tracker(query_points, maps)

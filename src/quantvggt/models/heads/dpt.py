@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.models.linear import NUM_SPECIAL
 from quantvggt.models.heads.uv import add_uv_embedding
+from quantvggt.models.linear import NUM_SPECIAL
 
 FUSED_CHANNELS = 32
 PIXELS_PER_CHUNK = 2 * 518 * 518  # about 0.2 GB a frame of 518x392 and head in float32
@@ -23,11 +23,15 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
 
 
 class Fusion(nn.Module):
-    """Add the finer level, refine, enlarge to `size`, mix channels."""
+    """Add the finer level, refine, mix channels, enlarge to `size`.
+
+    Published code enlarges first. A 1x1 convolution and a linear interpolation, whose weights sum to 1, may change
+    places, and mixing fewer pixels is quicker.
+    """
 
     def __init__(self, channels: int, has_skip: bool = True) -> None:
         super().__init__()
@@ -39,7 +43,7 @@ class Fusion(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
         if skip is not None:
             x = x + self.resConfUnit1(skip)
-        return self.out_conv(_resize(self.resConfUnit2(x), size))
+        return _resize(self.out_conv(self.resConfUnit2(x)), size)
 
 
 class Pyramid(nn.Module):

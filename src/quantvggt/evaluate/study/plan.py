@@ -1,0 +1,201 @@
+"""What the study measures, as data: which cells there are, which table shows them, and what comes first."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+NANO, HEAVY = FORMS = ("vggt-nano", "vggt-nano-heavy")
+SEEDS = (0, 1, 2)
+SAMPLING_SEEDS = (0, 1, 2, 3, 4)
+HARD = ("w4a4", "w3a3")
+OTHERS = ("w3a4", "w4a8", "w6a6", "w8a8")
+
+Settings = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which clips a method learns from.
+
+    strategy: "fresh" takes `size` new synthetic scenes; every other name is a strategy of `select_calibration`,
+    which chooses `size` clips of a pool. pool: clips in it, of which the share `broken` shows no scene.
+    settings: of the strategy.
+    """
+
+    size: int = 20
+    strategy: str = "fresh"
+    pool: int = 0
+    broken: float = 0.0
+    settings: Settings = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.strategy}-{self.size}"]
+        if self.pool:
+            parts.append(f"of-{self.pool}-broken-{self.broken}")
+        return "-".join([*parts, *_spelled(self.settings)])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement; `key` says it in words and identifies its row for good.
+
+    A seed changes both the method's random choices and the calibration clips.
+    """
+
+    form: str
+    scheme: str
+    method: str
+    seed: int = 0
+    settings: Settings = ()
+    calibration: Calibration = Calibration()
+
+    @property
+    def key(self) -> str:
+        method = ",".join([self.method, *_spelled(self.settings)])
+        if self.method == "float":
+            return f"{self.form}/float"
+        if self.method in FIXED:
+            return f"{self.form}/{self.scheme}/{method}"
+        return f"{self.form}/{self.scheme}/{method}/{self.calibration}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell's place in the tables: `label` is its row in the tables of `part`; cells that differ only in their
+    seed share it."""
+
+    part: str
+    label: str
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method as a row of a table names it."""
+
+    label: str
+    method: str
+    settings: Settings = ()
+
+
+FIXED = ("rtn",)
+"""Methods with neither calibration nor randomness: every seed gives the same model, so one run stands for all."""
+
+UNTRAINED = (
+    Variant("RTN", "rtn"),
+    Variant("SmoothQuant", "smoothquant"),
+    Variant("QuaRot", "quarot"),
+    Variant("GPTQ", "gptq"),
+    Variant("AWQ", "awq"),
+    Variant("RepQ-ViT", "repqvit"),
+    Variant("DopQ-ViT", "dopqvit"),
+    Variant("DSFQ, closed form", "dsfq"),
+)
+TRAINED = (
+    Variant("BRECQ", "brecq"),
+    Variant("QDrop", "qdrop"),
+    Variant("FlatQuant", "flatquant"),
+    Variant("DSFQ, learned", "dsfq-learned"),
+    Variant("best", "best"),
+)
+COMPONENTS = (
+    Variant("Base", "rtn"),
+    Variant("Rotation", "quarot"),
+    Variant("Scale", "smoothquant"),
+    Variant("Scale, then rotation", "dsfq", (("order", "scale-then-rotate"),)),
+    Variant("Rotation, then scale (DSFQ)", "dsfq"),
+    Variant("DSFQ, learned", "dsfq-learned"),
+)
+GRANULARITIES = {
+    "static, tensor": "-tensor-static",
+    "static, token": "-static",
+    "dynamic, tensor": "-tensor",
+    "dynamic, token": "",
+}
+ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7)
+SIZES = (5, 10, 20, 40)
+STRATEGIES = ("random", "filtered", "clustered", "label", "feature", "nfds")
+POOL, BROKEN = 100, 0.2
+FILTERED_SHARES = (0.1, 0.2, 0.3)
+CLUSTERS = (2, 4, 8, 16)
+
+PARTS = {
+    "float": "full precision",
+    "main": "methods on every scheme",
+    "components": "what each part of DSFQ brings",
+    "granularity": "activation scales: static or dynamic, per tensor or per token",
+    "alpha": "DSFQ's share of the outliers that moves into the weights",
+    "sampling": "how the calibration set is chosen from a pool with broken clips",
+    "size": "how many calibration clips",
+    "p": "NFDS: the share that its filter drops",
+    "k": "NFDS: clusters",
+}
+
+
+def study() -> list[Entry]:
+    """Every entry, in the order in which cells should be run. A cell may stand in several parts."""
+    return list(_entries())
+
+
+def cells(entries: Sequence[Entry]) -> dict[str, Cell]:
+    """The distinct cells by key, in order of first appearance."""
+    return {entry.cell.key: entry.cell for entry in entries}
+
+
+def _entries() -> Iterator[Entry]:
+    for form in FORMS:
+        yield Entry("float", "full precision", Cell(form, "float32", "float"))
+    yield from _table("main", UNTRAINED, HARD)
+    yield from _table("components", COMPONENTS, HARD)
+    yield from _table("main", TRAINED, HARD[:1])
+    yield from _sampling(HARD[1:])
+    yield from _table("main", TRAINED, HARD[1:])
+    yield from _granularity()
+    yield from _sizes()
+    yield from _settings()
+    yield from _table("main", UNTRAINED, OTHERS)
+    yield from _table("main", TRAINED, OTHERS)
+
+
+def _table(part: str, variants: Sequence[Variant], schemes: Sequence[str]) -> Iterator[Entry]:
+    """Seed by seed, so that every row of a table has its first number soon."""
+    for scheme, seed, form, variant in product(schemes, SEEDS, FORMS, variants):
+        yield Entry(part, variant.label, _cell(form, scheme, variant, seed))
+
+
+def _cell(form: str, scheme: str, variant: Variant, seed: int) -> Cell:
+    return Cell(form, scheme, variant.method, 0 if variant.method in FIXED else seed, variant.settings)
+
+
+def _granularity() -> Iterator[Entry]:
+    for scheme, seed, form, (label, suffix) in product(HARD, SEEDS, FORMS, GRANULARITIES.items()):
+        yield Entry("granularity", label, Cell(form, scheme + suffix, "dsfq", seed))
+
+
+def _sampling(schemes: Sequence[str]) -> Iterator[Entry]:
+    for scheme, seed, form, strategy in product(schemes, SAMPLING_SEEDS, FORMS, STRATEGIES):
+        yield Entry("sampling", strategy, Cell(form, scheme, "dsfq", seed, calibration=_chosen(strategy)))
+
+
+def _sizes() -> Iterator[Entry]:
+    for seed, form, size in product(SEEDS, FORMS, SIZES):
+        yield Entry("size", str(size), Cell(form, "w3a3", "dsfq", seed, calibration=Calibration(size)))
+
+
+def _settings() -> Iterator[Entry]:
+    for seed, form, alpha in product(SEEDS, FORMS, ALPHAS):
+        settings = () if alpha == 0.5 else (("alpha", alpha),)
+        yield Entry("alpha", str(alpha), Cell(form, "w3a3", "dsfq", seed, settings))
+    for seed, form, share in product(SEEDS, FORMS, FILTERED_SHARES):
+        yield Entry("p", str(share), Cell(form, "w3a3", "dsfq", seed, calibration=_chosen("nfds", ("p", share))))
+    for seed, form, count in product(SEEDS, FORMS, CLUSTERS):
+        yield Entry("k", str(count), Cell(form, "w3a3", "dsfq", seed, calibration=_chosen("nfds", ("clusters", count))))
+
+
+def _chosen(strategy: str, *settings: tuple[str, Any]) -> Calibration:
+    return replace(Calibration(20, strategy, POOL, BROKEN), settings=settings)
+
+
+def _spelled(settings: Settings) -> list[str]:
+    return [f"{name}={value}" for name, value in settings]
