@@ -11,7 +11,7 @@ from torch import Tensor
 from quantvggt.calibrate import pipeline
 from quantvggt.calibrate.methods import find_method
 from quantvggt.calibrate.sampling import selection
-from quantvggt.calibrate.sampling.features import pool_features
+from quantvggt.calibrate.sampling.features import DEEP, pool_features
 from quantvggt.calibrate.sampling.selection import Selection
 from quantvggt.calibrate.sampling.strategies import as_settings, find_strategy
 from quantvggt.checkpoint.load import load as load_checkpoint
@@ -30,7 +30,10 @@ PathLike = str | os.PathLike[str]
 
 
 def load(name_or_path: PathLike, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> VGGT:
-    """Load a VGGT: a hub id, .pt, .safetensors, a saved folder, or "vggt-nano". See `checkpoint.load.load`."""
+    """Load a VGGT: a hub id, .pt, .safetensors, a saved folder, "vggt-nano" or "vggt-nano-heavy".
+
+    See `checkpoint.load.load`.
+    """
     return load_checkpoint(name_or_path, dtype=dtype, device=device)
 
 
@@ -49,6 +52,7 @@ def select_calibration(
     settings: dict[str, Any] | None = None,
     pool_size: int = 400,
     frames: int = 8,
+    deep: float = DEEP,
     model_name: str = "VGGT",
     progress: bool = True,
 ) -> Selection:
@@ -56,8 +60,9 @@ def select_calibration(
 
     samples: the pool, anything that `quantize` takes as a calibration set, read as up to `pool_size` clips of `frames`
     frames. strategy: a name in `calibrate.sampling.strategies.STRATEGIES`. seed: of the draw. clusters, settings: see
-    `SamplingSettings` there. The model looks at each clip once; to choose from one pool many times, use `pool_features`
-    and `select` of `calibrate.sampling`. docs/calibration.md says how to choose.
+    `SamplingSettings` there. deep: the share of the trunk, from its end, that noise scores are of.
+    The model looks at each clip once; to choose from one pool many times, use `pool_features` and `select` of
+    `calibrate.sampling`. docs/calibration.md says how to choose.
     Raises InputError on an unknown strategy or setting, clips of different lengths, or a pool that is too small.
     """
     find_strategy(strategy)
@@ -65,7 +70,7 @@ def select_calibration(
     pool = calibration_pool(samples, pool_size, frames, model.config.img_size)
     if not 1 <= size <= len(pool):
         raise InputError(f"size is {size}, the pool has {len(pool)} clips; ask for 1 to {len(pool)}")
-    features = pool_features(model, pool, progress=progress)
+    features = pool_features(model, pool, deep, progress)
     return selection.select(pool, features, size, strategy, seed, chosen_settings, model_name)
 
 

@@ -156,6 +156,7 @@ def test_select_calibration_gives_a_sequence_that_quantize_takes(model: VGGT, po
     assert [clip.names for clip in chosen] == [pool[index].names for index in chosen.indices]
     assert (chosen.strategy, chosen.seed, chosen.pool, chosen.model) == ("nfds", 3, 12, "tiny")
     assert chosen.settings.clusters == 2
+    assert chosen.layers == ("frame_blocks.1", "global_blocks.1")
     features = pool_features(model, pool, progress=False)
     apart = select(pool, features, 4, seed=3, settings={"clusters": 2}, model="tiny")
     assert (apart.indices, apart.scores, apart.clusters) == (chosen.indices, chosen.scores, chosen.clusters)
@@ -188,5 +189,12 @@ def test_mistakes(model: VGGT, pool: list[Clip], features: PoolFeatures) -> None
         choose(features, 2, settings={"clusters": 0})
     with pytest.raises(InputError, match="single frame"):
         pool_features(model, [tiny_clip("one", frames=1)], progress=False)
+    overflowing = dataclasses.replace(pool[1], images=pool[1].images / 0)
+    with pytest.raises(InputError, match=r"clip 1 of the pool .* aren't finite"):
+        pool_features(model, [pool[0], overflowing], progress=False)
+    with pytest.raises(InputError, match="features are of 12 clips, the pool has 3"):
+        select(pool[:3], features, 2)
+    with pytest.raises(InputError, match="deep share"):
+        qv.select_calibration(model, pool, size=2, deep=2.0)
     with pytest.raises(InputError, match="pool of candidates is empty"):
         pool_features(model, [], progress=False)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from quantvggt.calibrate.sampling.features import DEEP, pool_features
 from quantvggt.calibrate.sampling.strategies import (
     CORRELATIONS,
     RULES,
@@ -39,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the pool that rule percentile drops (default %(default)s)",
     )
     parser.add_argument(
+        "--deep", type=float, default=DEEP, help="share of the trunk, from its end, that is scored (default 1/6)"
+    )
+    parser.add_argument(
         "--correlation", choices=CORRELATIONS, default=paper.correlation, help="of frames (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default %(default)s)")
@@ -54,7 +58,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = require_free(args.plots, args.overwrite) if args.plots else None
 
     from quantvggt import api
-    from quantvggt.calibrate.sampling.features import pool_features
     from quantvggt.calibrate.sampling.selection import gather
     from quantvggt.core.files import atomic_file
     from quantvggt.scenes.calibration import calibration_pool
@@ -64,10 +67,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not 1 <= args.size <= len(pool):
         raise InputError(f"--size {args.size}: the pool has {len(pool)} clips; ask for 1 to {len(pool)}")
     start = time.perf_counter()
-    features = pool_features(model, pool)
+    features = pool_features(model, pool, deep=args.deep)
     seconds = time.perf_counter() - start
     choice = choose(features, args.size, args.strategy, args.seed, settings)
-    chosen = gather(pool, choice, args.strategy, args.seed, settings, args.model)
+    chosen = gather(pool, features, choice, args.strategy, args.seed, settings, args.model)
     chosen.save(output)
     passed = int(choice.kept.sum())
     say(f"{output}: {len(chosen)} of {len(pool)} clips ({passed} pass the filter) by {args.strategy} ({seconds:.0f} s)")

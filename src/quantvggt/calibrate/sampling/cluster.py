@@ -17,14 +17,12 @@ def kmeans(vectors: NDArray[np.float64], clusters: int) -> Indices:
     """The cluster of each vector: [n, d] -> int64 [n], from 0. The best of 50 starts; always the same answer.
 
     With fewer distinct vectors than `clusters` there are as many clusters as vectors.
-    Raises InputError if `clusters` is below 1 or the vectors aren't finite.
+    Raises InputError if `clusters` is below 1.
     """
     from sklearn.cluster import KMeans
 
     if clusters < 1:
         raise InputError(f"clusters is {clusters}; ask for at least 1")
-    if not np.isfinite(vectors).all():
-        raise InputError("the model gives values that aren't finite on some clip of the pool; check the clips")
     count = min(clusters, len(np.unique(vectors, axis=0)))
     found = KMeans(count, n_init=RESTARTS, random_state=_KMEANS_SEED).fit_predict(vectors)
     return found.astype(np.int64)

@@ -93,7 +93,7 @@ def pool_features(model: VGGT, pool: Sequence[Clip], deep: float = DEEP, progres
 
     pool: clips of equally many frames, two or more; their sizes may differ. It is read in order, each clip once, so
     one that opens its clips when asked needs the memory of one clip. deep: see `deep_blocks`. progress: a bar on
-    stderr. Raises InputError on an empty pool or on clips whose number of frames doesn't fit.
+    stderr. Raises InputError on an empty pool, clips whose number of frames doesn't fit, or numbers that overflow.
     """
     names = [
         f"{kind}_blocks.{index}" for index in deep_blocks(model.config.depth, deep) for kind in ("frame", "global")
@@ -110,12 +110,17 @@ def pool_features(model: VGGT, pool: Sequence[Clip], deep: float = DEEP, progres
             frames = frames or len(clip.names)
             _check_frames(clip, len(labels), frames)
             images = clip.images[None].to(model.device, model.dtype)
-            output = model.aggregator(images, [last])[last][0].float()
+            output = model.aggregator(images, [last])[last][0].float().cpu()
+            if not output.isfinite().all():
+                raise InputError(
+                    f"clip {len(labels)} of the pool ({clip.names[0]}, ...): the model's numbers aren't finite; "
+                    "load it in float32, or leave the clip out"
+                )
             rows["means"].append(np.array([moments[name][0] for name in names]))
             rows["variances"].append(np.array([moments[name][1] for name in names]))
             rows["flattened"].append(first_frame_correlations(output, "flattened"))
             rows["tokenwise"].append(first_frame_correlations(output, "tokenwise"))
-            rows["pooled"].append(output.mean((0, 1)).double().cpu().numpy())
+            rows["pooled"].append(output.mean((0, 1)).double().numpy())
             labels.append(label_of(clip))
     finally:
         for handle in handles:
@@ -135,12 +140,13 @@ def first_frame_correlations(output: Tensor, variant: str) -> Floats:
     odd one out is dropped); the cosine of each token with the one at its place in frame 0, averaged over tokens.
     """
     if variant == "flattened":
-        flat = output.flatten(1).double()
-        cosines = F.cosine_similarity(flat[:1], flat[1:], dim=-1)
+        frames = output.flatten(1)
     else:
-        pooled = F.avg_pool2d(output[:, NUM_SPECIAL:].double(), kernel_size=(min(2, output.shape[1] - NUM_SPECIAL), 2))
-        cosines = F.cosine_similarity(pooled[:1], pooled[1:], dim=-1).mean(-1)
-    return cosines.cpu().numpy()
+        patches = output[:, NUM_SPECIAL:]
+        frames = F.avg_pool2d(patches, kernel_size=(min(2, patches.shape[1]), 2))
+    first = frames[0].double()
+    cosines = [F.cosine_similarity(first, later.double(), dim=-1).mean().item() for later in frames[1:]]
+    return np.array(cosines)
 
 
 def _note_moments(

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from quantvggt.calibrate.sampling.features import PoolFeatures
 from quantvggt.calibrate.sampling.strategies import Choice, SamplingSettings, as_settings, choose
+from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.recorded import save_set
 
@@ -16,7 +17,8 @@ class Selection(Sequence[Clip]):
     """A sequence of clips, so it can be given wherever a calibration set can.
 
     indices: each clip's place in the pool, ascending. scores: its noise score. clusters: the group it was drawn from,
-    -1 where the strategy has none. pool: how many candidates there were. model: the name of the model that looked.
+    -1 where the strategy has none. pool: how many candidates there were. model: the name of the model that looked;
+    layers: its blocks that the scores are of.
     """
 
     clips: tuple[Clip, ...]
@@ -28,6 +30,7 @@ class Selection(Sequence[Clip]):
     seed: int
     pool: int
     model: str
+    layers: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -53,6 +56,7 @@ class Selection(Sequence[Clip]):
         ]
         about = {
             "model": self.model,
+            "layers": list(self.layers),
             "strategy": self.strategy,
             "settings": asdict(self.settings),
             "seed": self.seed,
@@ -70,12 +74,18 @@ def select(
     settings: SamplingSettings | dict[str, Any] | None = None,
     model: str = "VGGT",
 ) -> Selection:
-    """Choose `size` clips of the pool that `features` are of; see `strategies.choose`."""
-    return gather(pool, choose(features, size, strategy, seed, settings), strategy, seed, settings, model)
+    """Choose `size` clips of the pool that `features` are of; see `strategies.choose`. model: its name, for the record.
+
+    Raises InputError as `choose` does, or if the features are of another pool.
+    """
+    if len(features) != len(pool):
+        raise InputError(f"the features are of {len(features)} clips, the pool has {len(pool)}; compute them anew")
+    return gather(pool, features, choose(features, size, strategy, seed, settings), strategy, seed, settings, model)
 
 
 def gather(
     pool: Sequence[Clip],
+    features: PoolFeatures,
     choice: Choice,
     strategy: str,
     seed: int,
@@ -94,4 +104,5 @@ def gather(
         seed=seed,
         pool=len(pool),
         model=model,
+        layers=tuple(features.layers),
     )
