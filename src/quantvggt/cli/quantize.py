@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         default="synthetic",
         metavar="SOURCE",
-        help="folder of images, folder of such folders, or video like those you will use; "
-        "synthetic (the default) needs no files",
+        help="folder of images, folder of such folders, or video like those you will use; a .json file that "
+        "quantvggt select wrote; synthetic (the default) needs no files",
     )
     parser.add_argument("--clips", type=int, default=16, help="size of the calibration set (default %(default)s)")
     parser.add_argument("--frames", type=int, default=8, help="frames per clip (default %(default)s)")
