@@ -33,13 +33,12 @@ def measure(cell: Cell, inputs: Inputs) -> Row:
         row = score(reference, clips, None, **known, checkpoint_bytes=_saved_bytes(model))
         return {**row, **extra, "calibration": None, "scenes": len(clips)}
 
-    needed = find_method(cell.method).needs_calibration
+    scheme = Scheme.parse(cell.scheme)
+    needed = find_method(cell.method).needs_calibration or scheme.static
     seen = inputs.calibration(cell.form, cell.calibration, cell.seed) if needed else []
     start = time.process_time()
     with peak_memory() as peak:
-        small = api.quantize(
-            model, Scheme.parse(cell.scheme), cell.method, seen, cell.seed, dict(cell.settings), progress=False
-        )
+        small = api.quantize(model, scheme, cell.method, seen, cell.seed, dict(cell.settings), progress=False)
     extra["calibration_s"] = round(time.process_time() - start, 3)
     extra["calibration_peak_bytes"] = peak.bytes
     start = time.process_time()
