@@ -8,6 +8,7 @@ from torch import nn
 from quantvggt.calibrate.methods import make_method
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
+from quantvggt.models.linear import QuantLinear
 
 K, N = 64, 48
 
@@ -46,15 +47,16 @@ def test_smoothing_is_the_published_formula(linear: nn.Linear) -> None:
 def test_eight_bits_reproduce_the_layer_and_four_bits_beat_rtn(linear: nn.Linear) -> None:
     x = samples()[0]
     truth = linear(x)
+    solver = make_method("dsfq").start("site", linear)
+    for sample in samples():
+        solver.observe(sample)
 
-    def error(method: str, scheme: str) -> float:
-        solver = make_method(method).start("site", linear)
-        for sample in samples():
-            solver.observe(sample)
-        return ((solver.solve(Scheme.preset(scheme))(x) - truth).norm() / truth.norm()).item()
+    def error(layer: nn.Module) -> float:
+        return ((layer(x) - truth).norm() / truth.norm()).item()
 
-    assert error("dsfq", "w8a8") < 0.02
-    assert error("dsfq", "w4a4") < 0.8 * error("rtn", "w4a4")
+    assert error(solver.solve(Scheme.preset("w8a8"))) < 0.02
+    four = Scheme.preset("w4a4")
+    assert error(solver.solve(four)) < 0.8 * error(QuantLinear.from_float(linear, four))
 
 
 def test_every_site_has_its_own_signs_and_the_seed_decides(linear: nn.Linear) -> None:
@@ -73,7 +75,7 @@ def test_every_site_has_its_own_signs_and_the_seed_decides(linear: nn.Linear) ->
 def test_unknown_names_and_settings_are_named() -> None:
     with pytest.raises(InputError, match="unknown method 'magic'; use one of: rtn, dsfq"):
         make_method("magic")
-    with pytest.raises(InputError, match="dsfq has no setting beta; it has: alpha, momentum, seed"):
+    with pytest.raises(InputError, match="dsfq has no setting beta; it has: alpha, momentum, rotation"):
         make_method("dsfq", {"beta": 1})
     with pytest.raises(InputError, match="rtn has no setting alpha; it has: none"):
         make_method("rtn", {"alpha": 1})

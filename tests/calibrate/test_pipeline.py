@@ -44,7 +44,7 @@ def test_calibration_is_deterministic_and_recorded() -> None:
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
     assert first.quantization is not None
-    assert first.quantization.settings == {"alpha": 0.4, "momentum": 0.95, "seed": 3}
+    assert first.quantization.settings.items() >= {"alpha": 0.4, "momentum": 0.95, "seed": 3}.items()
     assert first.quantization.calibration["clips"] == [
         {"kind": "seeded", "name": name, "frames": [f"{name}_0", f"{name}_1", f"{name}_2"]} for name in "ab"
     ]

@@ -1,22 +1,30 @@
-"""The loop from a float model to a quantized one."""
+"""The loop from a float model to a quantized one, block by block as they run."""
 
-from collections.abc import Sequence
+import copy
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from quantvggt.calibrate.capture import observe_inputs
-from quantvggt.calibrate.methods import make_method
+from quantvggt.calibrate.journal import Journal, fingerprint
+from quantvggt.calibrate.methods import Method, make_method
+from quantvggt.calibrate.methods.base import BlockTask
+from quantvggt.calibrate.static import with_static_ranges
+from quantvggt.calibrate.stream import Place, Stream, places
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
 from quantvggt.models.linear import FLOAT32_BUFFERS
 from quantvggt.models.quantization import Quantization
-from quantvggt.models.sites import quantizable_sites
+from quantvggt.models.sites import LAYERS, quantizable_sites
 from quantvggt.scenes.clip import Clip
+
+SiteSchemes = Mapping[str, str | Scheme]
 
 
 @torch.no_grad()
@@ -28,48 +36,115 @@ def quantize(
     settings: dict[str, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
+    site_schemes: SiteSchemes | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
 ) -> VGGT:
     """A new model whose frame and global blocks compute in few bits; `model` itself stays as it was.
 
     scheme: a preset such as "w4a4", or a Scheme. method: a name in `calibrate.methods.METHODS`, with its
     `settings`; `seed` is that of its randomness. clips: the calibration set; "rtn" needs none.
-    progress: bars on stderr.
+    progress: a bar on stderr. site_schemes: mixed precision, {pattern: scheme} with shell-style patterns on site names
+    ("*.mlp.fc2"); the last that fits counts. journal: a folder that keeps finished blocks, so that the same call after
+    an interruption goes on where it stopped, with the same result. device: where the work is done, one block at a
+    time; the model's own by default.
 
     Parameters that are not quantized are rounded to float16 if the model is float32, so that the checkpoint
     can store all of them in 16 bits without changing one output.
-    Raises InputError on an unknown scheme, method or setting, a missing calibration set, or a model that is
+    Raises InputError on an unknown scheme, method, setting or pattern, a missing calibration set, or a model that is
     quantized already.
     """
-    scheme, solver_of = Scheme.parse(scheme), make_method(method, settings, seed)
+    scheme, solver = Scheme.parse(scheme), make_method(method, settings, seed)
     if model.quantization is not None:
         raise InputError(
             f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
             "start from the full-precision model"
         )
-    if solver_of.needs_calibration and not clips:
-        raise InputError(f"method {method} needs a calibration set: give it a few clips of the scenes you care about")
-
-    sites = {name: _as_linear(module) for name, module in quantizable_sites(model).items()}
-    solvers = {name: solver_of.start(name, linear) for name, linear in sites.items()}
-    if solver_of.needs_calibration:
-        observe_inputs(model, clips, {name: solver.observe for name, solver in solvers.items()}, progress)
+    schemes = _schemes(model, solver.refine(scheme), site_schemes or {})
+    needs_clips = solver.needs_calibration or any(each.static for each in schemes.values())
+    if needs_clips and not clips:
+        what = f"method {method}" if solver.needs_calibration else f"scheme {scheme.name}"
+        raise InputError(f"{what} needs a calibration set: give it a few clips of the scenes you care about")
+    clips = clips if needs_clips else ()
 
     quantized = model.sharing_copy()
-    for name, solver in tqdm(solvers.items(), desc=f"{method} {scheme.name}", unit="layer", disable=not progress):
-        quantized.set_submodule(name, solver.solve(scheme))
+    record = {"method": method, "settings": asdict(solver), "schemes": {k: v.name for k, v in schemes.items()}}
+    pages = Journal(journal, fingerprint(model, clips, record)) if journal is not None else None
+    _run(model, quantized, solver, schemes, clips, pages, torch.device(device or model.device), progress)
     _round_to_float16(quantized)
     quantized.quantization = Quantization(
         scheme=scheme,
         method=method,
-        settings=asdict(solver_of),
-        calibration={"clips": [clip.record() for clip in clips]} if solver_of.needs_calibration else {},
+        settings=asdict(solver),
+        calibration={"clips": [clip.record() for clip in clips]} if needs_clips else {},
     )
+    if pages is not None:
+        pages.close()
     return quantized
 
 
-def _as_linear(module: nn.Module) -> nn.Linear:
-    assert isinstance(module, nn.Linear)
-    return module
+def _run(
+    model: VGGT,
+    quantized: VGGT,
+    method: Method,
+    schemes: Mapping[str, Scheme],
+    clips: Sequence[Clip],
+    journal: Journal | None,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    floats = Stream.start(model, clips)
+    actual = floats if method.input_stream == "quantized" else None
+    importance = method.prepare(model, clips, progress)
+    steps = max(1, method.ticks)
+    route = places(model)
+    with tqdm(total=len(route) * steps, desc=method.name, unit="step", disable=not progress) as bar:
+        for place in route:
+            block = copy.deepcopy(model.get_submodule(place.name)).to(device)
+            targets = floats.after(block, place.kind)
+            layers = journal.read(place.name) if journal is not None else None
+            if layers is None:
+                task = _task(place, block, schemes, actual or floats, targets, importance, bar)
+                layers = with_static_ranges(task, method.solve(task), schemes)
+                if journal is not None:
+                    journal.write(place.name, layers)
+            for layer, module in layers.items():
+                block.set_submodule(layer, module.to(device))
+                quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
+            if actual is not None:
+                actual = actual.after(block, place.kind)
+            floats = targets
+            bar.update((route.index(place) + 1) * steps - bar.n)
+
+
+def _task(
+    place: Place,
+    block: nn.Module,
+    schemes: Mapping[str, Scheme],
+    inputs: Stream,
+    targets: Stream,
+    importance: Mapping[str, list[Tensor]],
+    bar: "tqdm[Any]",
+) -> BlockTask:
+    own = {layer: schemes[f"{place.name}.{layer}"] for layer in LAYERS if f"{place.name}.{layer}" in schemes}
+
+    def tick(words: str) -> None:
+        bar.set_postfix_str(f"{place.kind} block {place.index}, {words}", refresh=False)
+        bar.update()
+
+    # Static ranges are read off the finished layer; until then it computes with dynamic ones.
+    dynamic = {layer: Scheme.parse(scheme.name.replace("-static", "")) for layer, scheme in own.items()}
+    return BlockTask(place, block, dynamic, inputs, targets, importance.get(place.name), tick)
+
+
+def _schemes(model: VGGT, scheme: Scheme, overrides: SiteSchemes) -> dict[str, Scheme]:
+    schemes = dict.fromkeys(quantizable_sites(model), scheme)
+    for pattern, other in overrides.items():
+        fitting = [name for name in schemes if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise InputError(f"no site fits {pattern!r}; they are named like {next(iter(schemes))}")
+        schemes |= dict.fromkeys(fitting, Scheme.parse(other))
+    return schemes
 
 
 def _round_to_float16(model: VGGT) -> None:

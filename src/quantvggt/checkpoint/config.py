@@ -81,7 +81,7 @@ class SiteRecord:
         if type(weight_bits) is not int or type(act_bits) is not int:
             raise ValueError(f"bit widths must be whole numbers, got {weight_bits!r} and {act_bits!r}")
         out_features, in_features = _shape(shape, 2)
-        optional = {
+        optional: dict[str, tuple[int, ...]] = {
             name: (2,) if flag == "input_clip" else (in_features,) for flag, name in _FLAGS.items() if flags[flag]
         }
         optional |= {name: _shape(sizes, 2 if name in _SQUARE else 1) for name, sizes in tensors.items()}

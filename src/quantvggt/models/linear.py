@@ -37,7 +37,7 @@ class QuantLinear(nn.Module):
     int8 [N, K]; `weight_scale` float32 [N, 1]; and where they exist `bias` [N], the transform's `input_shift`,
     `input_presmooth`, `input_smooth` float32 [K], `rotation_signs` int8 [K], `input_left` [a, a] and `input_right`
     [b, b] float32 with a b = K; `input_clip` float32 [2], factors on each range's maximum and minimum;
-    `input_range` float32 [R, 2], the maxima and minima of static activations, R = 1 per tensor or the tokens of a frame.
+    `input_range` float32 [R, 2], the maxima and minima of static activations, R = 1 per tensor or a frame's tokens.
     Moving the module to another dtype changes the bias only; everything else stays as it is.
     The output has the input's dtype, or autocast's where that is on. There is no gradient to the weight.
     """
@@ -196,8 +196,8 @@ class QuantLinear(nn.Module):
         if scheme.special_bits is None:
             return quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
         q, scale = quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
-        part = [self._frames(value)[:, :NUM_SPECIAL] for value in (x, high, low)]
-        q_special, scale_special = quantize_ranges(*part, scheme.special_bits, scheme.asymmetric)
+        rows, tops, bottoms = (self._frames(value)[:, :NUM_SPECIAL] for value in (x, high, low))
+        q_special, scale_special = quantize_ranges(rows, tops, bottoms, scheme.special_bits, scheme.asymmetric)
         self._frames(q)[:, :NUM_SPECIAL] = q_special
         self._frames(scale)[:, :NUM_SPECIAL] = scale_special
         return q, scale
@@ -243,7 +243,7 @@ def mark_frames(module: nn.Module, tokens: int) -> None:
     """Tell everything in `module` that cares how many tokens a frame has."""
     for part in module.modules():
         if hasattr(part, "frame_tokens"):
-            part.frame_tokens = tokens
+            part.frame_tokens = tokens  # type: ignore[assignment]  # a plain attribute
 
 
 def _output_dtype(x: Tensor) -> torch.dtype:

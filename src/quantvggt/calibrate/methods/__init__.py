@@ -3,14 +3,14 @@
 from dataclasses import fields
 from typing import Any
 
-from quantvggt.calibrate.methods.base import Method, SiteSolver
-from quantvggt.calibrate.methods.dsfq import DSFQ
+from quantvggt.calibrate.methods.base import Method
+from quantvggt.calibrate.methods.dsfq import DSFQ, DSFQLearned
 from quantvggt.calibrate.methods.rtn import RTN
 from quantvggt.core.errors import InputError
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (RTN, DSFQ)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (RTN, DSFQ, DSFQLearned)}
 
-__all__ = ["METHODS", "Method", "SiteSolver", "find_method", "make_method"]
+__all__ = ["METHODS", "Method", "find_method", "make_method"]
 
 
 def find_method(name: str) -> type[Method]:

@@ -1,25 +1,66 @@
-"""What every quantization method offers."""
+"""What every quantization method offers: it turns one block's linear layers into quantized ones."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from quantvggt.calibrate.stream import Place, Stream
 from quantvggt.core.scheme import Scheme
+from quantvggt.models import VGGT
 from quantvggt.models.linear import QuantLinear
+from quantvggt.scenes.clip import Clip
 
 
-class SiteSolver(ABC):
-    """Finds the numbers of one layer: first it sees the layer's inputs, sample by sample, then it solves."""
+@dataclass(frozen=True)
+class BlockTask:
+    """One block to quantize.
 
-    @abstractmethod
-    def observe(self, x: Tensor) -> None:
-        """x: one sample's input to the layer, [.., K] in any floating dtype."""
+    block: the float block; leave it as it is. schemes: layer ("attn.qkv", ...) -> its bit widths.
+    inputs: what comes in, from the stream that the method asked for; targets: what the float model has behind the
+    block (float stream). importance: weight of each output channel and clip, see `calibrate.importance`, if asked for.
+    tick: call it after each of the method's `ticks` steps, with a few words for the progress bar.
+    """
 
-    @abstractmethod
-    def solve(self, scheme: Scheme) -> QuantLinear:
-        """The quantized layer."""
+    place: Place
+    block: nn.Module
+    schemes: Mapping[str, Scheme]
+    inputs: Stream
+    targets: Stream
+    importance: list[Tensor] | None = None
+    tick: Callable[[str], None] = field(default=lambda words: None)
+
+    def linear(self, layer: str) -> nn.Linear:
+        """The float layer."""
+        module = self.block.get_submodule(layer)
+        assert isinstance(module, nn.Linear)
+        return module
+
+    def site(self, layer: str) -> str:
+        """Its full name, "aggregator.frame_blocks.0.attn.qkv"."""
+        return f"{self.place.name}.{layer}"
+
+    @torch.no_grad()
+    def observe(self, block: nn.Module, observers: Mapping[str, Callable[[Tensor], None]]) -> None:
+        """Run `block` (this one, or a copy with layers replaced) on every clip; observers[layer] sees the inputs."""
+        handles = [
+            block.get_submodule(layer).register_forward_pre_hook(partial(_show, observer))
+            for layer, observer in observers.items()
+        ]
+        try:
+            for x, rope in self.inputs.inputs(block, self.place.kind):
+                block(x, rope)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _show(observer: Callable[[Tensor], None], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    observer(inputs[0])
 
 
 @dataclass(frozen=True)
@@ -27,8 +68,53 @@ class Method(ABC):
     """Its fields are its settings; they are recorded in the checkpoint."""
 
     name: ClassVar[str]
-    needs_calibration: ClassVar[bool]
+    needs_calibration: ClassVar[bool] = True
+
+    @abstractmethod
+    def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
+        """Layer -> quantized layer, for each layer in `task.schemes`."""
+
+    @property
+    def input_stream(self) -> str:
+        """Whose outputs a block's inputs are: the "float" model's, or those of the "quantized" blocks before it."""
+        return "float"
+
+    def refine(self, scheme: Scheme) -> Scheme:
+        """The scheme that the method really uses where `scheme` is asked for."""
+        return scheme
+
+    def prepare(self, model: VGGT, clips: Sequence[Clip], progress: bool) -> Mapping[str, list[Tensor]]:
+        """Before the first block: block name -> importance of its outputs, for methods that weigh them."""
+        return {}
+
+    @property
+    def ticks(self) -> int:
+        """How many times `solve` calls `task.tick`."""
+        return 0
+
+
+class SiteSolver(ABC):
+    """Finds the numbers of one layer: first it sees the layer's inputs, clip by clip, then it solves."""
+
+    @abstractmethod
+    def observe(self, x: Tensor) -> None:
+        """x: one clip's input to the layer, [.., K] in any floating dtype."""
+
+    @abstractmethod
+    def solve(self, scheme: Scheme) -> QuantLinear:
+        """The quantized layer."""
+
+
+@dataclass(frozen=True)
+class SiteMethod(Method):
+    """A method that looks at each layer by itself."""
 
     @abstractmethod
     def start(self, site: str, linear: nn.Linear) -> SiteSolver:
         """A solver for the layer called `site`."""
+
+    def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
+        solvers = {layer: self.start(task.site(layer), task.linear(layer)) for layer in task.schemes}
+        if self.needs_calibration:
+            task.observe(task.block, {layer: solver.observe for layer, solver in solvers.items()})
+        return {layer: solver.solve(task.schemes[layer]) for layer, solver in solvers.items()}

@@ -3,22 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
-
-from quantvggt.calibrate.methods.base import Method, SiteSolver
-from quantvggt.core.scheme import Scheme
+from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.models.linear import QuantLinear
-
-
-class _Solver(SiteSolver):
-    def __init__(self, linear: nn.Linear) -> None:
-        self.linear = linear
-
-    def observe(self, x: Tensor) -> None:
-        pass
-
-    def solve(self, scheme: Scheme) -> QuantLinear:
-        return QuantLinear.from_float(self.linear, scheme)
 
 
 @dataclass(frozen=True)
@@ -28,5 +14,5 @@ class RTN(Method):
     name: ClassVar[str] = "rtn"
     needs_calibration: ClassVar[bool] = False
 
-    def start(self, site: str, linear: nn.Linear) -> SiteSolver:
-        return _Solver(linear)
+    def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
+        return {layer: QuantLinear.from_float(task.linear(layer), scheme) for layer, scheme in task.schemes.items()}

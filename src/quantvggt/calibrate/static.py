@@ -1,0 +1,53 @@
+"""Static activation ranges: what a finished layer's input reaches on the calibration set."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from quantvggt.calibrate.methods.base import BlockTask
+from quantvggt.core.affine import row_ranges
+from quantvggt.core.scheme import Scheme
+from quantvggt.models.linear import QuantLinear
+
+
+def with_static_ranges(
+    task: BlockTask, layers: dict[str, QuantLinear], schemes: Mapping[str, Scheme]
+) -> dict[str, QuantLinear]:
+    """`layers`, those whose scheme in `schemes` (by site) is static with ranges read off the float block's inputs.
+
+    Per tensor the largest and smallest number of all clips; per token those of each position in a frame.
+    """
+    static = {layer: schemes[task.site(layer)] for layer in layers if schemes[task.site(layer)].static}
+    ranges: dict[str, Tensor] = {}
+    tokens = task.inputs.tokens[0].shape[1] if static else 1
+
+    def observe(layer: str, x: Tensor) -> None:
+        high, low = row_ranges(layers[layer].transform.apply(x))
+        rows = torch.cat((high, low), -1).view(-1, tokens, 2)
+        rows = rows if not static[layer].per_tensor else rows.flatten(0, 1)[:, None]
+        extremes = torch.stack((rows[..., 0].amax(0), rows[..., 1].amin(0)), -1)
+        old = ranges.get(layer, extremes)
+        widest = torch.maximum(old[:, 0], extremes[:, 0]), torch.minimum(old[:, 1], extremes[:, 1])
+        ranges[layer] = torch.stack(widest, -1)
+
+    if static:
+        task.observe(task.block, {layer: partial(observe, layer) for layer in static})
+    return layers | {layer: _static(layers[layer], scheme, ranges[layer]) for layer, scheme in static.items()}
+
+
+def _static(layer: QuantLinear, scheme: Scheme, ranges: Tensor) -> QuantLinear:
+    shapes = {name: tuple(buffer.shape) for name, buffer in layer.named_buffers() if name.startswith(("input_", "rot"))}
+    result = QuantLinear.empty(
+        layer.in_features,
+        layer.out_features,
+        scheme,
+        {**shapes, "input_range": tuple(ranges.shape)},
+        bias=layer.bias is not None,
+        dtype=layer.weight_scale.dtype if layer.bias is None else layer.bias.dtype,
+        device=layer.weight_scale.device,
+    )
+    for name, value in {**dict(layer.named_buffers()), "input_range": ranges}.items():
+        result.get_buffer(name).copy_(value)
+    return result
