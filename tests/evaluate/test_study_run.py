@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import quantvggt as qv
 from quantvggt.core.errors import InputError
@@ -15,6 +16,8 @@ from quantvggt.evaluate.study.plan import Calibration, Cell, Entry
 from quantvggt.evaluate.study.run import Filters, run_study
 from quantvggt.evaluate.study.store import Results, Setup
 from quantvggt.evaluate.study.workers import Outcome, Workers, attempt
+from quantvggt.scenes.calibration import CALIBRATION_SEED
+from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clips
 from tiny import sane_model
 
 SETUP = Setup(scenes=2, frames=3, dense_frames=1)
@@ -182,6 +185,37 @@ def test_results_of_another_setup_or_another_kind_are_refused(form: str, folder:
     path.write_text('{"rows": 3}')
     with pytest.raises(InputError, match="no results file"):
         run(path, plan_of(form), folder)
+
+
+def test_kept_scenes_are_those_of_their_seeds(form: str, folder: Path) -> None:
+    for _ in range(2):  # rendered, then read back
+        inputs = Inputs(SETUP, folder)
+        for ours, theirs in (
+            (inputs.held_out(70), make_clips([HELD_OUT_SEED, HELD_OUT_SEED + 1], 3, 70)),
+            (inputs.calibration(form, TWO, 3), make_clips([CALIBRATION_SEED + 3000, CALIBRATION_SEED + 3001], 3, 70)),
+        ):
+            for one, other in zip(ours, theirs, strict=True):
+                assert (one.names, one.source) == (other.names, other.source)
+                assert torch.equal(one.images, other.images)
+                assert one.truth is not None
+                assert other.truth is not None
+                for name in ("extrinsics", "intrinsics", "depth"):
+                    assert torch.equal(getattr(one.truth, name), getattr(other.truth, name))
+
+
+def test_clips_are_chosen_from_a_pool_by_seed(form: str, folder: Path, tmp_path: Path) -> None:
+    spec = Calibration(3, "random", pool=8, broken=0.5)
+
+    def chosen(seed: int, folder: Path = folder) -> list[dict[str, Any]]:
+        return [clip.source for clip in Inputs(SETUP, folder).calibration(form, spec, seed)]
+
+    assert chosen(0) == chosen(0) == chosen(0, tmp_path)
+    assert chosen(0) != chosen(1)
+    cell = Cell(form, "w4a4", "dsfq", 1, (("seed", 0),), spec)
+    _, row, error = attempt(cell, Inputs(SETUP, folder))
+    assert row is not None, error
+    assert row["calibration"]["broken_chosen"] == sum("broken" in source for source in chosen(1))
+    assert (row["calibration"]["strategy"], row["settings"]) == ("random", {"seed": 0})
 
 
 class Deadly(Cell):

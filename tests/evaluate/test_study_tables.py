@@ -48,9 +48,10 @@ def test_means_deviations_retention_and_gaps(tmp_path: Path) -> None:
     assert "6 of 9 cells are measured" in text
 
     overview = ["W8A8", "W6A6", "W4A8", "W4A4", "W3A4", "W3A3"]
-    (auc, kept, *_, full), w4a4 = lines_of(text, "DSFQ"), overview.index("W4A4")
+    (auc, kept, rotation, depth, full), w4a4 = lines_of(text, "DSFQ"), overview.index("W4A4")
     assert auc == ["", "", "", "79.0 ± 1.0", "", ""]
     assert kept[w4a4] == "98.8"  # 0.79 / 0.80
+    assert (rotation[w4a4], depth[w4a4]) == ("1.500 ± 0.000", "**1.00 ± 0.00**")  # the best, and so is everybody
     assert full[:2] == ["79.0 ± 1.0", "39.5 ± 0.5"]
     assert lines_of(text, "RTN")[0][w4a4] == "72.0 ± 0.0"  # one run stands for all: nothing in it is random
     assert lines_of(text, "best")[0][w4a4] == "**79.6 (1 of 3)**"

@@ -16,6 +16,7 @@ from quantvggt import api
 from quantvggt.calibrate.sampling.features import PoolFeatures, pool_features
 from quantvggt.calibrate.sampling.strategies import choose
 from quantvggt.checkpoint.load import locate
+from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.evaluate.run import Prediction, predict
 from quantvggt.evaluate.study.plan import Calibration
@@ -33,7 +34,10 @@ SEEDS_APART = 1000
 
 def fingerprint(form: str) -> str:
     """The first 12 digits of the SHA-256 of the form's weights; InputError if there is no such form."""
-    return hashlib.sha256(locate(form).read_bytes()).hexdigest()[:12]
+    path = locate(form)
+    if not path.is_file():
+        raise InputError(f"no weights at {path}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 class Inputs:
@@ -83,7 +87,10 @@ class Inputs:
         return [pool[index] for index in choice.indices.tolist()]
 
     def _pool_features(self, form: str, count: int, broken: float) -> PoolFeatures:
-        path = self.folder / f"pool-{count}-{broken}-{form.replace('/', '_')}-{fingerprint(form)}.safetensors"
+        path = (
+            self.folder
+            / f"pool-{count}-{broken}-{self.setup.frames}-{form.replace('/', '_')}-{fingerprint(form)}.safetensors"
+        )
         if path.is_file():
             return PoolFeatures.load(path)
         model = self.model(form)

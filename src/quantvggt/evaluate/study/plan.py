@@ -125,13 +125,13 @@ CLUSTERS = (4, 8, 16)
 NFDS_DEFAULTS = {"drop": 0.2, "clusters": 8}
 
 PARTS = {
-    "float": "full precision",
-    "main": "methods on every scheme",
-    "components": "what each part of DSFQ brings",
-    "granularity": "activation scales: static or dynamic, per tensor or per token",
+    "float": "Full precision",
+    "main": "Methods on every scheme",
+    "components": "What each part of DSFQ brings",
+    "granularity": "Activation scales: static or dynamic, per tensor or per token",
     "alpha": "DSFQ's share of the outliers that moves into the weights",
-    "sampling": "how the calibration set is chosen from a pool with broken clips",
-    "size": "how many calibration clips",
+    "sampling": "How the calibration set is chosen from a pool with broken clips",
+    "size": "How many calibration clips",
     "p": "NFDS: the share that its filter drops",
     "k": "NFDS: clusters",
 }

@@ -28,7 +28,7 @@ from quantvggt.evaluate.study.summary import (
 SCHEMES = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a4", "w3a3")
 OPEN = ("w4a4", "w3a3")
 """The schemes whose full tables are shown; those of the others unfold."""
-OVERVIEWS = (AUC[30], KEPT, AUC[5], ROTATION, DIRECTION, DEPTH)
+OVERVIEWS = (AUC[30], KEPT, ROTATION, DEPTH)
 ABLATION = (AUC[30], KEPT, AUC[5], ROTATION, DIRECTION, DEPTH, SECONDS)
 
 T = TypeVar("T")
@@ -45,9 +45,7 @@ def write_tables(results: Results, plan: Sequence[Entry], path: Path) -> None:
     text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
     there = {match[1] for match in _BLOCK.finditer(text)}
     for name in [name for name in blocks if name not in there]:
-        text += (
-            f"\n## {PARTS.get(name, 'How it was measured').capitalize()}\n\n<!-- study:{name} -->\n<!-- /study -->\n"
-        )
+        text += f"\n## {PARTS.get(name, 'How it was measured')}\n\n<!-- study:{name} -->\n<!-- /study -->\n"
 
     def renewed(match: re.Match[str]) -> str:
         return f"<!-- study:{match[1]} -->\n{blocks[match[1]]}<!-- /study -->" if match[1] in blocks else match[0]

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -93,12 +94,9 @@ def _work(parent: Connection, setup: Setup, folder: Path) -> None:
     torch.set_num_threads(1)
     threadpool_limits(1)
     inputs = Inputs(setup, folder)
-    while True:
-        try:
-            cell = parent.recv()
-        except EOFError:
-            return
-        parent.send(attempt(cell, inputs)[1:])
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            parent.send(attempt(parent.recv(), inputs)[1:])
 
 
 def attempt(cell: Cell, inputs: Inputs) -> Outcome:
