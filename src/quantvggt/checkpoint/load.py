@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -10,15 +9,14 @@ from torch import Tensor
 
 from quantvggt.checkpoint import hub
 from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
+from quantvggt.checkpoint.packaged import NAMES, open_any, packaged_weights
 from quantvggt.checkpoint.validate import check_infos, check_values
-from quantvggt.checkpoint.weights import TensorInfo, WeightsFile, open_weights
+from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.config import HEADS
 from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import quantizable_sites
-
-NANO = "vggt-nano"
 
 _OUR_REMEDY = "the files do not belong together or are damaged, fetch them again"
 _BARE_REMEDY = (
@@ -32,10 +30,10 @@ def load(
 ) -> VGGT:
     """Load a model for inference.
 
-    name_or_path: "vggt-nano" (comes with the package); a file .safetensors, .pt, .pth or .bin; a folder
-        with model.safetensors or model.pt; a Hugging Face hub id such as "facebook/VGGT-1B". A config.json
-        in our format beside the weights says what they are; without one they must be VGGT-1B, with all or
-        some heads.
+    name_or_path: "vggt-nano" or "vggt-nano-heavy" (come with the package); a file .safetensors, .pt, .pth or
+        .bin; a folder with model.safetensors or model.pt; a Hugging Face hub id such as "facebook/VGGT-1B". A
+        config.json in our format beside the weights says what they are; without one they must be VGGT-1B, with
+        all or some heads.
     dtype: of everything that is not quantized. None: as when it was saved; float32 for published weights.
     device: where the weights go.
 
@@ -44,7 +42,7 @@ def load(
     """
     device = _checked_device(device)
     path = locate(name_or_path)
-    weights = open_weights(path)
+    weights = open_any(path)
     config = read_config(path.parent / CONFIG_NAME)
     if dtype is not None and dtype not in FLOAT_DTYPES.values():
         raise InputError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype}")
@@ -65,7 +63,9 @@ def load(
 def locate(name_or_path: str | os.PathLike[str]) -> Path:
     """The weights file that a name stands for, fetched from the hub if need be; InputError if none."""
     name = os.fspath(name_or_path)
-    path = Path(str(files("quantvggt") / "assets" / NANO)) if name == NANO else Path(name).expanduser()
+    if name in NAMES:
+        return packaged_weights(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         for weights in hub.WEIGHTS_NAMES:
             if (path / weights).is_file():
@@ -75,7 +75,9 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     if hub.is_repo_id(name):
         return hub.fetch(name)
-    raise InputError(f"no checkpoint at {path}: give a file, a folder, a hub id such as facebook/VGGT-1B, or {NANO}")
+    raise InputError(
+        f"no checkpoint at {path}: give a file, a folder, a hub id such as facebook/VGGT-1B, or {' or '.join(NAMES)}"
+    )
 
 
 def infer_config(infos: dict[str, TensorInfo]) -> VGGTConfig:
