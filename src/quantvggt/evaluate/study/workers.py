@@ -40,14 +40,16 @@ class Workers:
         self._context = multiprocessing.get_context("spawn")
         self._count, self._arguments = count, (setup, folder)
         self._processes: dict[Connection, BaseProcess] = {}
+        self._busy: dict[Connection, Cell] = {}
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:
         for connection, process in self._processes.items():
-            connection.close()
-            process.terminate()
+            if connection in self._busy:
+                process.terminate()
+            connection.close()  # which ends the others
         for process in self._processes.values():
             process.join()
 
@@ -58,7 +60,7 @@ class Workers:
         stops the work there. A process that dies costs its cell only.
         """
         idle: list[Connection] = []
-        busy: dict[Connection, Cell] = {}
+        busy = self._busy
         while True:
             while len(busy) < self._count and (cell := next(cells, None)) is not None:
                 worker = idle.pop() if idle else self._start()
