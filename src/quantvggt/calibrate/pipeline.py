@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
+from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.journal import Journal, fingerprint
 from quantvggt.calibrate.methods import Method, make_method
 from quantvggt.calibrate.methods.base import BlockTask
@@ -123,7 +124,7 @@ def _task(
     schemes: Mapping[str, Scheme],
     inputs: Stream,
     targets: Stream,
-    importance: Mapping[str, list[Tensor]],
+    importance: Mapping[str, Importance],
     bar: "tqdm[Any]",
 ) -> BlockTask:
     own = {layer: schemes[f"{place.name}.{layer}"] for layer in LAYERS if f"{place.name}.{layer}" in schemes}

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.stream import Place, Stream
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
@@ -22,7 +23,7 @@ class BlockTask:
 
     block: the float block; leave it as it is. schemes: layer ("attn.qkv", ...) -> its bit widths.
     inputs: what comes in, from the stream that the method asked for; targets: what the float model has behind the
-    block (float stream). importance: weight of each output channel and clip, see `calibrate.importance`, if asked for.
+    block (float stream). importance: weight of each number that comes out, see `calibrate.importance`, if asked for.
     tick: call it after each of the method's `ticks` steps, with a few words for the progress bar.
     """
 
@@ -31,7 +32,7 @@ class BlockTask:
     schemes: Mapping[str, Scheme]
     inputs: Stream
     targets: Stream
-    importance: list[Tensor] | None = None
+    importance: Importance | None = None
     tick: Callable[[str], None] = field(default=lambda words: None)
 
     def linear(self, layer: str) -> nn.Linear:
@@ -83,7 +84,7 @@ class Method(ABC):
         """The scheme that the method really uses where `scheme` is asked for."""
         return scheme
 
-    def prepare(self, model: VGGT, clips: Sequence[Clip], progress: bool) -> Mapping[str, list[Tensor]]:
+    def prepare(self, model: VGGT, clips: Sequence[Clip], progress: bool) -> Mapping[str, Importance]:
         """Before the first block: block name -> importance of its outputs, for methods that weigh them."""
         return {}
 

@@ -23,17 +23,20 @@ class CameraHead(nn.Module):
         self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 3 * dim))
         self.pose_branch = Mlp(dim, dim // 2, POSE_SIZE)
 
-    def forward(self, tokens: Tensor) -> list[Tensor]:
+    def forward(self, tokens: Tensor, cut: bool = True) -> list[Tensor]:
+        """cut: no gradient flows from one refinement to the next, which is how the published model was trained."""
         tokens = self.token_norm(tokens)
         normalised = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
         empty = self.empty_pose_tokens.expand(*tokens.shape[:2], -1)
         pose: Tensor | None = None
         poses = []
         for _ in range(ITERATIONS):
-            condition = empty if pose is None else pose.detach().to(empty.dtype)
+            if pose is not None and cut:
+                pose = pose.detach()
+            condition = empty if pose is None else pose.to(empty.dtype)
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(condition)).chunk(3, dim=-1)
             x = self.trunk(tokens + gate * (normalised * (1 + scale) + shift))
             delta = self.pose_branch(self.trunk_norm(x)).float()
-            pose = delta if pose is None else pose.detach() + delta
+            pose = delta if pose is None else pose + delta
             poses.append(torch.cat((pose[..., :7], F.relu(pose[..., 7:])), dim=-1))
         return poses
