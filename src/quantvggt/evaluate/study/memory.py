@@ -22,14 +22,23 @@ class Peak:
 def peak_memory() -> Iterator[Peak]:
     """Yield a `Peak` that is filled on leaving. Linux only (proc(5), clear_refs): elsewhere it stays None."""
     peak = Peak()
-    if not (sys.platform == "linux" and _CLEAR.exists()):
+    if before := _reset():
         yield peak
-        return
+        peak.bytes = max(0, _resident("VmHWM") - before)
+    else:
+        yield peak
+
+
+def _reset() -> int:
+    """Bytes resident now, from which the peak counts anew; 0 where the system has no such thing or forbids it."""
+    if sys.platform != "linux":
+        return 0
     ctypes.CDLL(None).malloc_trim(0)  # free memory that the allocator keeps would hide what is taken from it
-    before = _resident("VmRSS")
-    _CLEAR.write_text(_RESET_PEAK)
-    yield peak
-    peak.bytes = max(0, _resident("VmHWM") - before)
+    try:
+        _CLEAR.write_text(_RESET_PEAK)
+    except OSError:
+        return 0
+    return _resident("VmRSS")
 
 
 def _resident(name: str) -> int:
