@@ -1,5 +1,6 @@
 """vggt-nano-heavy, and the overlays that such a model is stored as."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from quantvggt.checkpoint.load import load, locate
 from quantvggt.checkpoint.packaged import HEAVY, NANO, OVERLAY_NAME, OverlayFile, open_any, stored_bytes
+from quantvggt.cli.main import main
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.inspection import inspect_sites
 from quantvggt.evaluate.metrics.pose import pose_errors
@@ -69,13 +71,17 @@ def test_its_massive_channels_are_the_same_in_every_block(models: tuple[VGGT, VG
     assert (massive.sign() == massive[0, 0, 0].sign()).all()
 
 
-def test_heavy_weighs_what_its_merged_checkpoint_would(models: tuple[VGGT, VGGT], tmp_path: Path) -> None:
+def test_heavy_weighs_what_its_merged_checkpoint_would(
+    models: tuple[VGGT, VGGT], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = locate(HEAVY)
     assert path.stat().st_size < 4e6
     models[1].save_pretrained(tmp_path / "merged")
     saved = (tmp_path / "merged" / "model.safetensors").stat().st_size
     assert stored_bytes(path) == pytest.approx(saved, rel=0.001)
     assert stored_bytes(locate(NANO)) == locate(NANO).stat().st_size
+    assert main(["evaluate", HEAVY, "--scenes", "1", "--frames", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint_bytes"] == pytest.approx(saved, rel=0.001)
 
 
 def base_and_changes() -> tuple[dict[str, Tensor], dict[str, Tensor]]:

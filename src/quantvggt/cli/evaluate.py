@@ -96,5 +96,7 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bytes(weights: Path) -> int:
+    from quantvggt.checkpoint.packaged import stored_bytes
+
     config = weights.parent / "config.json"
-    return weights.stat().st_size + (config.stat().st_size if config.is_file() else 0)
+    return stored_bytes(weights) + (config.stat().st_size if config.is_file() else 0)
