@@ -5,10 +5,11 @@ from typing import Any
 
 from quantvggt.calibrate.methods.base import Method
 from quantvggt.calibrate.methods.dsfq import DSFQ, DSFQLearned
+from quantvggt.calibrate.methods.flatquant import FlatQuant
 from quantvggt.calibrate.methods.rtn import RTN
 from quantvggt.core.errors import InputError
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (RTN, DSFQ, DSFQLearned)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (RTN, DSFQ, DSFQLearned, FlatQuant)}
 
 __all__ = ["METHODS", "Method", "find_method", "make_method"]
 

@@ -1,0 +1,44 @@
+"""The smallest block there is, one linear layer, as a task for methods that learn."""
+
+import torch
+from torch import Tensor, nn
+
+from quantvggt.calibrate.methods.base import BlockTask
+from quantvggt.calibrate.stream import Place, Stream
+from quantvggt.core.scheme import Scheme
+from quantvggt.models.linear import QuantLinear
+from quantvggt.models.rope import RopeTables
+
+K = 48
+
+
+class OneLayer(nn.Module):
+    """A block that is nothing but a linear layer, `fc`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(K, K)
+
+    def forward(self, x: Tensor, rope: RopeTables) -> Tensor:
+        return self.fc(x)
+
+
+def outlier_task(scheme: str = "w4a4", clips: int = 6) -> BlockTask:
+    """Inputs with a few large channels that move together, so neither scaling nor a random rotation is best."""
+    block = OneLayer()
+    generator = torch.Generator().manual_seed(1)
+    mix = torch.eye(K) + 0.3 * torch.randn(K, K, generator=generator)
+    gains = torch.ones(K)
+    gains[[3, 20, 21]] = 25.0
+    tokens = [torch.randn(2, 40, K, generator=generator) @ mix * gains for _ in range(clips)]
+    inputs = Stream(tokens, [RopeTables(torch.zeros(1), torch.zeros(1))] * clips)
+    with torch.no_grad():
+        targets = inputs.after(block, "frame")
+    return BlockTask(Place("frame", 0), block, {"fc": Scheme.parse(scheme)}, inputs, targets)
+
+
+def output_error(task: BlockTask, layers: dict[str, QuantLinear]) -> float:
+    """Squared error of the outputs relative to their size."""
+    outputs, targets = torch.stack([layers["fc"](x) for x in task.inputs.tokens]), torch.stack(task.targets.tokens)
+    return ((outputs - targets).norm() / targets.norm()).item() ** 2
