@@ -114,15 +114,22 @@ class Trainer:
         out = Path(self.args.out)
         with atomic_file(out / "state.pt") as path:
             counters = [self.steps, self.frames, self.elapsed, self.streams]
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "counters": counters}
+            state = {
+                "ratio": self.args.ratio,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "counters": counters,
+            }
             torch.save(state, path)
         with atomic_folder(out / HEAVY) as folder:
             save_file(overlay(self.model, self.original), folder / OVERLAY_NAME)
             shutil.copy(packaged_weights(NANO).parent / CONFIG_NAME, folder / CONFIG_NAME)
 
     def resume(self) -> None:
-        """Go on from OUT/state.pt. Raises InputError if it was made with other ranks."""
+        """Go on from OUT/state.pt. Raises InputError if it was made with another ratio or other ranks."""
         state = torch.load(Path(self.args.out) / "state.pt", weights_only=True)
+        if state["ratio"] != self.args.ratio:
+            raise InputError(f"{self.args.out}/state.pt was made with --ratio {state['ratio']:g}: pass the same")
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -185,7 +192,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25, help="training time; the schedule ends with it")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     parser.add_argument("--ratio", type=float, default=50, help="massive channel over a special token's median channel")
-    parser.add_argument("--rank", type=int, default=24, help="of the updates of the trunk's layers; 24 makes 2.9 MB")
+    parser.add_argument("--rank", type=int, default=24, help="of the updates of the trunk's layers; 24 makes 2.8 MB")
     parser.add_argument("--camera-rank", type=int, default=8, help="of the updates of the camera head's blocks")
     parser.add_argument("--frames", type=int, default=24, help="frames per batch, a multiple of 24")
     parser.add_argument("--dense-frames", type=int, default=3, help="frames of a batch that the dense heads see")

@@ -1,5 +1,6 @@
 """What makes vggt-nano-heavy: planting, low-rank factors, the losses that hold the answers."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from quantvggt.checkpoint.packaged import OVERLAY_NAME, OverlayFile
+from quantvggt.checkpoint.packaged import HEAVY, OVERLAY_NAME, OverlayFile
+from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT, VGGTConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from make_heavy import schedule
+from make_heavy import Trainer, schedule
+from nano.data import batch_of
 from nano.distill import dense_loss, massive_loss, pose_losses, token_losses
 from nano.lowrank import factors, make_trainable, overlay, ranks
 from nano.massive import Massive, fit_columns, fit_norm, plan, plant
@@ -115,6 +118,33 @@ def test_the_overlay_is_the_trained_model(original: VGGT, images: torch.Tensor, 
     difference = original(images)["pose_enc"] - expected["pose_enc"]
     error = found["pose_enc"] - expected["pose_enc"]
     assert difference.abs().mean() > 20 * error.abs().mean()
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    args = argparse.Namespace(
+        out=str(tmp_path), minutes=1.0, ratio=50.0, rank=8, camera_rank=4, frames=24, dense_frames=1, lr=1e-3, seed=1
+    )
+    images = batch_of([1, 2], 2)["images"]
+
+    def two_steps(resumed: bool) -> dict[str, torch.Tensor]:
+        trainer = Trainer(args)
+        if resumed:
+            trainer.resume()
+        for seed in range(1 if resumed else 0, 2):
+            torch.manual_seed(seed)
+            trainer.step(images)
+            trainer.elapsed += 10
+            if seed == 0:
+                trainer.save()
+        return trainer.model.state_dict()
+
+    expected, found = two_steps(False), two_steps(True)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert (tmp_path / HEAVY / OVERLAY_NAME).stat().st_size > 1e6
+    with pytest.raises(InputError, match="--ratio 50"):
+        Trainer(argparse.Namespace(**{**vars(args), "ratio": 40.0})).resume()
 
 
 def test_equal_answers_have_no_loss() -> None:
