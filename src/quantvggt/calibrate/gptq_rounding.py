@@ -60,6 +60,12 @@ def _unit_triangle(hessian: Tensor, damping: float, order: Tensor) -> Tensor:
     return factor.div_(factor.diagonal().clone())
 
 
+def nearest_round(weight: Tensor, bits: int, scale: Tensor) -> Tensor:
+    """weight [N, K] to the nearest multiples of its scales [N, 1] that `bits` can hold, int8 [N, K]."""
+    top = qmax(bits)
+    return (weight.float() / scale).round_().clamp_(-top - 1, top).to(torch.int8)
+
+
 def absmax_scale(weight: Tensor, bits: int) -> Tensor:
     """max|row| / (2^(bits - 1) - 1) of weight [N, K], float32 [N, 1]; 1 for a row of zeros."""
     scale = weight.float().abs().amax(1, keepdim=True) / qmax(bits)
@@ -72,11 +78,10 @@ def mse_scale(weight: Tensor, bits: int, *, steps: int = 100, smallest: float = 
 
     GPTQ's and QuaRot's weight quantizers search like this; the defaults are theirs.
     """
-    weight, full, top = weight.float(), absmax_scale(weight, bits), qmax(bits)
+    weight, full = weight.float(), absmax_scale(weight, bits)
     best, least = full, torch.full_like(full, torch.inf)
     for i in range(round(steps * (1 - smallest))):
         scale = full * (1 - i / steps)
-        q = (weight / scale).round_().clamp_(-top - 1, top)
-        loss = dequantize(q, scale).sub_(weight).abs_().pow_(norm).sum(1, keepdim=True)
+        loss = dequantize(nearest_round(weight, bits, scale), scale).sub_(weight).abs_().pow_(norm).sum(1, keepdim=True)
         best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
     return best
