@@ -5,6 +5,7 @@ from torch import nn
 from quantvggt.models.vggt import VGGT
 
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+AFTER_NORM = ("attn.qkv", "mlp.fc1")  # those whose input a LayerNorm gives
 
 
 def quantizable_sites(model: VGGT) -> dict[str, nn.Module]:
