@@ -4,12 +4,30 @@ from dataclasses import fields
 from typing import Any
 
 from quantvggt.calibrate.methods.base import Method
+from quantvggt.calibrate.methods.brecq import BRECQ
 from quantvggt.calibrate.methods.dsfq import DSFQ, DSFQLearned
 from quantvggt.calibrate.methods.flatquant import FlatQuant
+from quantvggt.calibrate.methods.gptq import GPTQ
+from quantvggt.calibrate.methods.qdrop import QDrop
+from quantvggt.calibrate.methods.quarot import QuaRot
 from quantvggt.calibrate.methods.rtn import RTN
+from quantvggt.calibrate.methods.smoothquant import SmoothQuant
 from quantvggt.core.errors import InputError
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (RTN, DSFQ, DSFQLearned, FlatQuant)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        RTN,
+        DSFQ,
+        DSFQLearned,
+        FlatQuant,
+        BRECQ,
+        QDrop,
+        SmoothQuant,
+        GPTQ,
+        QuaRot,
+    )
+}
 
 __all__ = ["METHODS", "Method", "find_method", "make_method"]
 
