@@ -87,3 +87,14 @@ def test_only_layers_behind_a_norm_are_reparameterized_and_it_helps_them(linear:
     assert error(solved(linear, "repqvit", scheme=few)) < 0.85 * error(
         QuantLinear.from_float(linear, Scheme.parse(few))
     )
+
+
+def test_many_tokens_are_thinned_evenly(linear: nn.Linear, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantvggt.calibrate.methods.repqvit.MOST_ROWS", 128)
+    made = make_method("repqvit")
+    assert isinstance(made, SiteMethod)
+    solver = made.start("x.attn.qkv", linear)
+    x = torch.arange(640.0)[:, None].expand(640, K)
+    for clip in x.split(64):
+        solver.observe(clip)
+    assert solver.rows[:, 0].tolist() == list(range(0, 640, 8))  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import AFTER_NORM
 
 PERCENTILES = (0.999, 0.9999, 0.99999)
-MOST_ROWS = 8192  # tokens that the percentiles are taken of; the paper's 32 images have about 6300
+MOST_ROWS = 1 << 14  # tokens that the percentiles are taken of; the paper's 32 images have about 6300
 FLOOR = 1e-5  # of an activation channel's scale, which is divided by
 TINY = 1e-12
 
@@ -38,11 +38,13 @@ class Solver(SiteSolver):
 
     def __init__(self, linear: nn.Linear, reparameterizes: bool) -> None:
         self.linear, self.reparameterizes = linear, reparameterizes
-        self.rows: list[Tensor] = []  # float32 [tokens, K], one per clip
+        self.rows, self.stride = linear.weight.new_empty(0, linear.in_features, dtype=torch.float32), 1
 
     def observe(self, x: Tensor) -> None:
         if self.reparameterizes:
-            self.rows.append(x.flatten(0, -2).float())
+            self.rows = torch.cat((self.rows, x.flatten(0, -2)[:: self.stride].float()))
+        while len(self.rows) > MOST_ROWS:
+            self.rows, self.stride = self.rows[::2], self.stride * 2
 
     def center(self, scales: Tensor) -> Tensor:
         """One scale for the layer from its channels' [K]."""
@@ -51,10 +53,8 @@ class Solver(SiteSolver):
     def solve(self, scheme: Scheme) -> QuantLinear:
         transform = Transform()
         if self.reparameterizes:
-            rows = torch.cat(self.rows)
-            rows = rows[:: -(-len(rows) // MOST_ROWS)]
             bits = scheme.act_bits if scheme.quantizes_activations else 8
-            scales = percentile_scale(rows.t(), bits)[:, 0].clamp(min=FLOOR)
+            scales = percentile_scale(self.rows.t(), bits)[:, 0].clamp(min=FLOOR)
             transform = Transform(smooth=scales / self.center(scales))
         weight = transform.apply_to_weight(self.linear.weight.detach())
         scale = percentile_scale(weight, scheme.weight_bits)
