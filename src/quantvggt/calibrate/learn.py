@@ -35,12 +35,14 @@ def reconstruct(
     seed: int,
     penalty: Callable[[float], Tensor] | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
+    mix: float = 0.0,
 ) -> None:
     """Train the parameters in `groups` ({"params": [...], "lr": ...}) for `epochs` passes over the clips.
 
     Loss: squared difference between the block's output and the float block's, mean over everything, weighted by
     `task.importance` if there is any; plus `penalty(progress)`, progress from 0 to 1. AdamW without weight decay, one
-    clip a step in random order, cosine to zero. Deterministic by `seed`. Calls `task.tick` after each epoch.
+    clip a step in random order, cosine to zero. mix: share of the input's numbers that are taken from the float stream
+    instead, drawn anew at each step (QDrop). Deterministic by `seed`. Calls `task.tick` after each epoch.
     """
     groups = [group for group in groups if group["params"]]
     steps = epochs * len(task.targets.tokens)
@@ -59,6 +61,8 @@ def reconstruct(
             total = 0.0
             for index in torch.randperm(len(task.targets.tokens), generator=generator).tolist():
                 x, rope = task.inputs.input(index, block, task.place.kind)
+                if mix:
+                    x = torch.where(torch.rand_like(x) < mix, task.floats.input(index, block, task.place.kind)[0], x)
                 target = as_sequence(task.targets.tokens[index], task.place.kind).to(x)
                 error = (block(x, rope) - target).square()
                 if task.importance is not None:

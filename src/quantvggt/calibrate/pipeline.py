@@ -102,13 +102,13 @@ def _run(
     with tqdm(total=len(route) * steps, desc=method.name, unit="step", disable=not progress) as bar:
         for place in route:
             block = copy.deepcopy(model.get_submodule(place.name)).to(device)
-            targets = floats.after(block, place.kind)
+            task = _task(place, block, schemes, actual or floats, floats, importance, bar)
             layers = journal.read(place.name) if journal is not None else None
             if layers is None:
-                task = _task(place, block, schemes, actual or floats, targets, importance, bar)
                 layers = with_static_ranges(task, method.solve(task), schemes)
                 if journal is not None:
                     journal.write(place.name, layers)
+            targets = task.targets
             for layer, module in layers.items():
                 block.set_submodule(layer, module.to(device))
                 quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
@@ -123,7 +123,7 @@ def _task(
     block: nn.Module,
     schemes: Mapping[str, Scheme],
     inputs: Stream,
-    targets: Stream,
+    floats: Stream,
     importance: Mapping[str, Importance],
     bar: "tqdm[Any]",
 ) -> BlockTask:
@@ -135,7 +135,7 @@ def _task(
 
     # Static ranges are read off the finished layer; until then it computes with dynamic ones.
     dynamic = {layer: Scheme.parse(scheme.name.replace("-static", "")) for layer, scheme in own.items()}
-    return BlockTask(place, block, dynamic, inputs, targets, importance.get(place.name), tick)
+    return BlockTask(place, block, dynamic, inputs, floats, importance.get(place.name), tick)
 
 
 def _schemes(model: VGGT, scheme: Scheme, overrides: SiteSchemes) -> dict[str, Scheme]:

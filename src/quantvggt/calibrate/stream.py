@@ -74,6 +74,7 @@ class Stream:
         mark_frames(block, x.shape[1])
         return as_sequence(x, kind), RopeTables(*(table.to(like.device) for table in rope))
 
+    @torch.no_grad()
     def after(self, block: nn.Module, kind: Kind) -> "Stream":
         """Behind `block`."""
         tokens = []

@@ -5,10 +5,12 @@ from typing import Any
 
 from quantvggt.calibrate.methods.awq import AWQ
 from quantvggt.calibrate.methods.base import Method
+from quantvggt.calibrate.methods.brecq import BRECQ
 from quantvggt.calibrate.methods.dopqvit import DopQViT
 from quantvggt.calibrate.methods.dsfq import DSFQ, DSFQLearned
 from quantvggt.calibrate.methods.flatquant import FlatQuant
 from quantvggt.calibrate.methods.gptq import GPTQ
+from quantvggt.calibrate.methods.qdrop import QDrop
 from quantvggt.calibrate.methods.quarot import QuaRot
 from quantvggt.calibrate.methods.repqvit import RepQViT
 from quantvggt.calibrate.methods.rtn import RTN
@@ -22,6 +24,8 @@ METHODS: dict[str, type[Method]] = {
         DSFQ,
         DSFQLearned,
         FlatQuant,
+        BRECQ,
+        QDrop,
         SmoothQuant,
         GPTQ,
         QuaRot,

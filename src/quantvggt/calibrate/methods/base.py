@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -17,23 +17,28 @@ from quantvggt.models.linear import QuantLinear
 from quantvggt.scenes.clip import Clip
 
 
-@dataclass(frozen=True)
+@dataclass
 class BlockTask:
     """One block to quantize.
 
     block: the float block; leave it as it is. schemes: layer ("attn.qkv", ...) -> its bit widths.
-    inputs: what comes in, from the stream that the method asked for; targets: what the float model has behind the
-    block (float stream). importance: weight of each number that comes out, see `calibrate.importance`, if asked for.
-    tick: call it after each of the method's `ticks` steps, with a few words for the progress bar.
+    inputs: what comes in, from the stream that the method asked for; floats: what the float model has there; targets:
+    what it has behind the block. importance: weight of each number that comes out, see `calibrate.importance`, if
+    asked for. tick: call it after each of the method's `ticks` steps, with a few words for the bar.
     """
 
     place: Place
     block: nn.Module
     schemes: Mapping[str, Scheme]
     inputs: Stream
-    targets: Stream
+    floats: Stream
     importance: Importance | None = None
     tick: Callable[[str], None] = field(default=lambda words: None)
+
+    @cached_property
+    def targets(self) -> Stream:
+        """What the float model has behind the block."""
+        return self.floats.after(self.block, self.place.kind)
 
     def linear(self, layer: str) -> nn.Linear:
         """The float layer."""
@@ -53,11 +58,12 @@ class BlockTask:
             for layer, observer in observers.items()
         ]
         try:
-            for x, rope in self.inputs.inputs(block, self.place.kind):
-                block(x, rope)
+            outputs = self.inputs.after(block, self.place.kind)
         finally:
             for handle in handles:
                 handle.remove()
+        if block is self.block and self.inputs is self.floats:
+            self.targets = outputs  # so nobody has to run it again
 
 
 def _show(observer: Callable[[Tensor], None], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
