@@ -68,6 +68,8 @@ def test_quarot_is_a_clipped_rotation_with_searched_scales(linear: nn.Linear, ro
     q = nearest_round(weight, 4, scale) if rounding == "nearest" else gptq_round(weight, x.t() @ x, 4, scale)[0]
     assert (layer.integer_weight() == q).float().mean() > 0.99  # float32 and float64 may part at a tie
     assert solved(linear, "quarot", "w4a16").input_clip is None
+    assert solved(linear, "quarot", "w8a8").input_clip is None
+    assert solved(linear, "quarot", "w8a8", clip=0.8).input_clip is not None
 
 
 @pytest.mark.parametrize("method", ["gptq", "quarot"])

@@ -13,10 +13,9 @@ recommended switches (--act-order, --true-sequential); damping is its 1%.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from quantvggt.calibrate.gptq_rounding import absmax_scale, gptq_round, mse_scale
+from quantvggt.calibrate.gptq_rounding import gptq_round
 from quantvggt.calibrate.methods.base import SiteSolver
 from quantvggt.calibrate.methods.sequential import SequentialMethod
 from quantvggt.core.errors import InputError
@@ -26,24 +25,11 @@ from quantvggt.models.linear import QuantLinear
 
 
 class GPTQSolver(SiteSolver):
-    """Rounds W'' of one layer with the second moments of X''.
+    """Rounds W'' of one layer with the second moments of X''; transform: from X and W to X'' and W''."""
 
-    transform: from X and W to X'' and W''. input_clip: the factor on the activations' ranges, if any.
-    search_scale: weight scales by `mse_scale` rather than from the largest weight.
-    """
-
-    def __init__(
-        self,
-        linear: nn.Linear,
-        damping: float,
-        act_order: bool,
-        transform: Transform | None = None,
-        input_clip: float | None = None,
-        search_scale: bool = False,
-    ) -> None:
+    def __init__(self, linear: nn.Linear, damping: float, act_order: bool, transform: Transform | None = None) -> None:
         self.linear, self.damping, self.act_order = linear, damping, act_order
-        self.transform, self.input_clip = transform or Transform(), input_clip
-        self.find_scale = mse_scale if search_scale else absmax_scale
+        self.transform = transform or Transform()
         self.hessian: Tensor | None = None  # X''^T X'', float64 [K, K]
 
     def observe(self, x: Tensor) -> None:
@@ -52,17 +38,20 @@ class GPTQSolver(SiteSolver):
         self.hessian = moments if self.hessian is None else self.hessian.add_(moments)
 
     def solve(self, scheme: Scheme) -> QuantLinear:
-        weight, bits = self.transform.apply_to_weight(self.linear.weight.detach()), scheme.weight_bits
-        clip = None
-        if self.input_clip is not None and scheme.quantizes_activations:
-            clip = torch.full((2,), self.input_clip)
-        rounded = self.round(weight, bits, self.find_scale(weight, bits))
-        return QuantLinear.from_float(self.linear, scheme, self.transform, input_clip=clip, rounded=rounded)
+        weight = self.transform.apply_to_weight(self.linear.weight.detach())
+        rounded = self.round(weight, scheme.weight_bits)
+        return QuantLinear.from_float(
+            self.linear, scheme, self.transform, input_clip=self.input_clip(scheme), rounded=rounded
+        )
 
-    def round(self, weight: Tensor, bits: int, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def round(self, weight: Tensor, bits: int, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """W'' [N, K] as (int8 [N, K], scale [N, 1])."""
         assert self.hessian is not None, "solve() before observe()"
         return gptq_round(weight, self.hessian, bits, scale, damping=self.damping, act_order=self.act_order)
+
+    def input_clip(self, scheme: Scheme) -> Tensor | None:
+        """Factors [2] on the activations' ranges, if any."""
+        return None
 
 
 @dataclass(frozen=True)
