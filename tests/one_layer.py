@@ -24,16 +24,27 @@ class OneLayer(nn.Module):
         return self.fc(x)
 
 
+def one_layer_task(scheme: str, tokens: list[Tensor]) -> BlockTask:
+    """The layer on these inputs, [2, P, K] each."""
+    inputs = Stream(tokens, [RopeTables(torch.zeros(1), torch.zeros(1))] * len(tokens))
+    return BlockTask(Place("frame", 0), OneLayer(), {"fc": Scheme.parse(scheme)}, inputs, inputs)
+
+
 def outlier_task(scheme: str = "w4a4", clips: int = 6) -> BlockTask:
     """Inputs with a few large channels that move together, so neither scaling nor a random rotation is best."""
-    block = OneLayer()
     generator = torch.Generator().manual_seed(1)
     mix = torch.eye(K) + 0.3 * torch.randn(K, K, generator=generator)
     gains = torch.ones(K)
     gains[[3, 20, 21]] = 25.0
-    tokens = [torch.randn(2, 40, K, generator=generator) @ mix * gains for _ in range(clips)]
-    inputs = Stream(tokens, [RopeTables(torch.zeros(1), torch.zeros(1))] * clips)
-    return BlockTask(Place("frame", 0), block, {"fc": Scheme.parse(scheme)}, inputs, inputs)
+    return one_layer_task(scheme, [torch.randn(2, 40, K, generator=generator) @ mix * gains for _ in range(clips)])
+
+
+def low_rank_task(scheme: str, clips: int = 6, subspaces: int = 1) -> BlockTask:
+    """Inputs from a subspace of 12 dimensions, so rounding errors of a row can cancel out; clips take turns."""
+    generator = torch.Generator().manual_seed(2)
+    bases = [torch.randn(12, K, generator=generator) for _ in range(subspaces)]
+    tokens = [torch.randn(2, 40, 12, generator=generator) @ bases[clip % subspaces] for clip in range(clips)]
+    return one_layer_task(scheme, tokens)
 
 
 def output_error(task: BlockTask, layers: dict[str, QuantLinear]) -> float:

@@ -15,7 +15,6 @@ from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.core.affine import qmax
 
 ZETA, GAMMA = 1.1, -0.1  # the sigmoid is stretched to (GAMMA, ZETA), then cut to [0, 1], so that both are reached
-PENALTY = 0.01
 WARM_UP, BETA_START, BETA_END = 0.2, 20.0, 2.0
 WEIGHT_SHARES = torch.arange(1.0, 0.3, -0.02).tolist()
 INPUT_SHARES = torch.arange(1.0, 0.4, -0.05).tolist()
@@ -74,14 +73,10 @@ def penalty(roundings: Iterable[AdaRound], weight: float, progress: float) -> Te
     return weight * torch.stack([rounding.undecided(beta) for rounding in roundings]).sum()
 
 
-def penalty_weight(task: BlockTask) -> float:
-    """The published 0.01 for a loss that is a mean over C channels instead of a sum, of tokens of any size.
-
-    0.01 / C times the mean square of what the float block adds to its tokens.
-    """
+def change(task: BlockTask) -> float:
+    """The mean square of what the float block adds to its tokens: the unit of the penalty."""
     pairs = zip(task.inputs.tokens, task.targets.tokens, strict=True)
-    change = torch.stack([(after - before).float().square().mean() for before, after in pairs]).mean().item()
-    return PENALTY * change / task.targets.tokens[0].shape[-1]
+    return torch.stack([(after - before).float().square().mean() for before, after in pairs]).mean().item()
 
 
 def best_scale(weight: Tensor, bits: int) -> Tensor:

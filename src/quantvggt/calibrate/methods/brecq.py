@@ -9,9 +9,10 @@ their squared rounding error is least. Inputs come from the quantized blocks bef
 Adapted: weights have one symmetric scale per output channel, activations one per token at run time; what is learned of
 them is the factor on each token's range, one for maxima and one for minima, as in the other methods here. Outputs
 without labels: see `calibrate.importance` for the Fisher diagonal. The paper takes 20 000 steps of 32 images at a rate
-of 1e-3; here a step is a clip of all its frames, a few hundred in all, so the rate is higher and falls by cosine. The
-published loss sums over C channels of normalised networks; ours is a mean of numbers of any size, so the penalty is
-0.01 / C times the mean square of the block's own change to its tokens.
+of 1e-3; here a step is a clip of all its frames, a few hundred in all, so the rate is 0.02 and falls by cosine. The
+published loss is a sum over channels of networks with normalised activations; ours is a mean of numbers of any size, so
+the penalty is 0.01 times the mean square of what the block adds to its tokens. (Dividing it by the number of channels
+too, as the mean asks for, leaves more weights undecided after so few steps, and more error once they are cut.)
 """
 
 import math
@@ -23,7 +24,7 @@ from typing import ClassVar
 from quantvggt.calibrate.fake_quant import FakeQuantLinear
 from quantvggt.calibrate.importance import Importance, block_importance
 from quantvggt.calibrate.learn import fake_block, freeze, reconstruct
-from quantvggt.calibrate.methods.adaround import AdaRound, FixedWeight, input_clips, penalty, penalty_weight
+from quantvggt.calibrate.methods.adaround import AdaRound, FixedWeight, change, input_clips, penalty
 from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
@@ -36,8 +37,9 @@ from quantvggt.scenes.clip import Clip
 @dataclass(frozen=True)
 class BRECQ(Method):
     """epochs: passes over the calibration set for each block's rounding; a quarter as many for its activations.
-    learning_rate: of the rounding. clip_rate: of the activations' clip. probes: backward passes for each clip's Fisher
-    diagonal. seed: of these and of the order of clips.
+    learning_rate: of the rounding. clip_rate: of the activations' clip. penalty: of each undecided weight, in mean
+    squares of what the block adds to its tokens. probes: backward passes for each clip's Fisher diagonal. seed: of
+    these and of the order of clips.
     """
 
     name: ClassVar[str] = "brecq"
@@ -45,12 +47,13 @@ class BRECQ(Method):
     epochs: int = 15
     learning_rate: float = 0.02
     clip_rate: float = 0.05
+    penalty: float = 0.01
     probes: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.learning_rate <= 0 or self.clip_rate <= 0 or self.probes < 1:
-            raise InputError(f"{self.name} needs epochs of 0 or more, rates above 0 and at least 1 probe")
+        if self.epochs < 0 or min(self.learning_rate, self.clip_rate) <= 0 or self.penalty < 0 or self.probes < 1:
+            raise InputError(f"{self.name} needs epochs of 0 or more, rates above 0, penalty of 0 or more and a probe")
 
     @property
     def input_stream(self) -> str:
@@ -90,7 +93,7 @@ class BRECQ(Method):
             weights_only = Scheme.parse(f"w{scheme.weight_bits}a16")
             layers[layer] = FakeQuantLinear(linear, weights_only, Transform(), weight_rounding=roundings[layer])
         groups = [{"params": [rounding.v for rounding in roundings.values()], "lr": self.learning_rate}]
-        undecided = partial(penalty, list(roundings.values()), penalty_weight(task))
+        undecided = partial(penalty, list(roundings.values()), self.penalty * change(task))
         reconstruct(task, fake_block(task, layers), groups, self.epochs, self.seed, undecided)
         return {
             layer: FixedWeight(*roundings[layer].integers(layers[layer].weight, scheme.weight_bits))

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from quantvggt.calibrate.fake_quant import FakeQuantLinear
 from quantvggt.calibrate.learn import fake_block, freeze, reconstruct
-from quantvggt.calibrate.methods.adaround import AdaRound, input_clips, penalty, penalty_weight
+from quantvggt.calibrate.methods.adaround import AdaRound, change, input_clips, penalty
 from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.errors import InputError
 from quantvggt.core.transform import Transform
@@ -25,8 +25,8 @@ from quantvggt.models.linear import QuantLinear
 @dataclass(frozen=True)
 class QDrop(Method):
     """epochs: passes over the calibration set for each block. learning_rate: of the rounding. clip_rate: of the
-    activations' clip. drop: share of the numbers that stay unrounded at each step. seed: of what is dropped and of the
-    order of clips.
+    activations' clip. penalty: of each undecided weight, in mean squares of what the block adds to its tokens. drop:
+    share of the numbers that stay unrounded at each step. seed: of what is dropped and of the order of clips.
     """
 
     name: ClassVar[str] = "qdrop"
@@ -34,12 +34,13 @@ class QDrop(Method):
     epochs: int = 15
     learning_rate: float = 0.02
     clip_rate: float = 0.05
+    penalty: float = 0.01
     drop: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.learning_rate <= 0 or self.clip_rate <= 0:
-            raise InputError(f"{self.name} needs epochs of 0 or more and rates above 0")
+        if self.epochs < 0 or self.learning_rate <= 0 or self.clip_rate <= 0 or self.penalty < 0:
+            raise InputError(f"{self.name} needs epochs of 0 or more, rates above 0 and penalty of 0 or more")
         if not 0 <= self.drop < 1:
             raise InputError(f"{self.name} setting drop must be 0 or more and below 1, got {self.drop}")
 
@@ -65,6 +66,6 @@ class QDrop(Method):
             {"params": [rounding.v for rounding in roundings], "lr": self.learning_rate},
             {"params": learned, "lr": self.clip_rate},
         ]
-        undecided = partial(penalty, roundings, penalty_weight(task))
+        undecided = partial(penalty, roundings, self.penalty * change(task))
         reconstruct(task, fake_block(task, layers), groups, self.epochs, self.seed, undecided, mix=self.drop)
         return freeze(layers)
