@@ -161,7 +161,7 @@ class FakeQuantLinear(nn.Module):
         if self.scheme.quantizes_activations:
             rounded = self._round_input(x)
             if self.drop and self.training:
-                rounded = torch.where(torch.rand_like(x) < self.drop, x, rounded)
+                rounded = torch.lerp(rounded, x, (torch.rand_like(x) < self.drop).to(x))
             x = rounded
         weight = self.weight_rounding(self.transformed_weight(), self.scheme.weight_bits)
         return F.linear(x, weight, transform.apply_to_bias(self.linear.weight.detach(), self.linear.bias))
