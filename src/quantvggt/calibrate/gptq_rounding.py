@@ -72,9 +72,17 @@ def absmax_scale(weight: Tensor, bits: int) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
-def mse_scale(weight: Tensor, bits: int, *, steps: int = 100, smallest: float = 0.2, norm: float = 2.4) -> Tensor:
+def mse_scale(
+    weight: Tensor,
+    bits: int,
+    *,
+    steps: int = 100,
+    smallest: float = 0.2,
+    norm: float = 2.4,
+    importance: Tensor | None = None,
+) -> Tensor:
     """The scale, of `absmax_scale` times 1, 1 - 1 / steps, .. down to above `smallest`, whose nearest rounding of
-    a row has the least sum |error|^norm; float32 [N, 1].
+    a row has the least sum |error|^norm, channels weighted by `importance` [K] if given; float32 [N, 1].
 
     GPTQ's and QuaRot's weight quantizers search like this; the defaults are theirs.
     """
@@ -82,6 +90,7 @@ def mse_scale(weight: Tensor, bits: int, *, steps: int = 100, smallest: float = 
     best, least = full, torch.full_like(full, torch.inf)
     for i in range(round(steps * (1 - smallest))):
         scale = full * (1 - i / steps)
-        loss = dequantize(nearest_round(weight, bits, scale), scale).sub_(weight).abs_().pow_(norm).sum(1, keepdim=True)
+        error = dequantize(nearest_round(weight, bits, scale), scale).sub_(weight).abs_().pow_(norm)
+        loss = error.sum(1, keepdim=True) if importance is None else error @ importance[:, None]
         best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
     return best

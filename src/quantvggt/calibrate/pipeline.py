@@ -97,6 +97,8 @@ def _run(
     floats = Stream.start(model, clips)
     actual = floats if method.input_stream == "quantized" else None
     importance = method.prepare(model, clips, progress)
+    # A method that neither sees the float stream nor learns its outputs never asks for it.
+    follows_floats = actual is None or method.ticks > 0
     steps = max(1, method.ticks)
     route = places(model)
     with tqdm(total=len(route) * steps, desc=method.name, unit="step", disable=not progress) as bar:
@@ -108,13 +110,12 @@ def _run(
                 layers = with_static_ranges(task, method.solve(task), schemes)
                 if journal is not None:
                     journal.write(place.name, layers)
-            targets = task.targets
+            floats = task.targets if follows_floats else floats
             for layer, module in layers.items():
                 block.set_submodule(layer, module.to(device))
                 quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
             if actual is not None:
                 actual = actual.after(block, place.kind)
-            floats = targets
             bar.update((route.index(place) + 1) * steps - bar.n)
 
 

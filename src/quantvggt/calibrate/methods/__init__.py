@@ -5,6 +5,7 @@ from typing import Any
 
 from quantvggt.calibrate.methods.awq import AWQ
 from quantvggt.calibrate.methods.base import Method
+from quantvggt.calibrate.methods.best import Best
 from quantvggt.calibrate.methods.brecq import BRECQ
 from quantvggt.calibrate.methods.dopqvit import DopQViT
 from quantvggt.calibrate.methods.dsfq import DSFQ, DSFQLearned
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
         RepQViT,
         AWQ,
         DopQViT,
+        Best,
     )
 }
 

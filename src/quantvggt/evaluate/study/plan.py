@@ -94,13 +94,13 @@ UNTRAINED = (
     Variant("RepQ-ViT", "repqvit"),
     Variant("DopQ-ViT", "dopqvit"),
     Variant("DSFQ, closed form", "dsfq"),
+    Variant("best", "best"),
 )
 TRAINED = (
-    Variant("BRECQ", "brecq"),
-    Variant("QDrop", "qdrop"),
-    Variant("FlatQuant", "flatquant"),
+    Variant("BRECQ", "brecq", BRIEFLY),
+    Variant("QDrop", "qdrop", BRIEFLY),
+    Variant("FlatQuant", "flatquant", BRIEFLY),
     Variant("DSFQ, learned", "dsfq-learned", BRIEFLY),
-    Variant("best", "best"),
 )
 COMPONENTS = (
     Variant("Base", "rtn"),
