@@ -5,10 +5,11 @@
 - A constant is taken out of each input: what GELU and LayerNorm's bias leave is far from centred, and a symmetric grid
   spends its range on that. The bias makes up for it exactly.
 - Channels are balanced before the rotation, by root mean squares: p_i = (rms x_i / rms w_i)^(1/2). After a rotation
-  every channel's rounding error is alike, and this p gives the product of both sides' errors its minimum. Special tokens
-  count for little in it, since their own rounding error is small, but not for nothing: the weights' error meets them too.
-- Weights are rounded by GPTQ against the inputs as the quantized layers before them really give them, with scales that
-  are searched for the least error weighted by the inputs' second moments.
+  every channel's rounding error is alike, and this p gives the product of both sides' errors its minimum. Special
+  tokens count for little in it, since their own rounding error is small, but not for nothing: the weights' error
+  meets them too.
+- Weights are rounded by GPTQ against the inputs as the quantized layers before them really give them, with scales
+  that are searched for the least error weighted by the inputs' second moments.
 Nothing is learned, so it takes little longer than GPTQ.
 """
 
@@ -77,7 +78,8 @@ class Hessian:
 @dataclass(frozen=True)
 class Best(Method):
     """special_bits: width of the special tokens' activations, 0 for that of all others. special_weight: what one of
-    them counts in means and balances, where another token counts 1. shift: take the mean out. alpha: share of the imbalance that moves into the weights. damping: GPTQ's. seed: of the rotations' signs.
+    them counts in means and balances, where another token counts 1. shift: take the mean out. alpha: share of the
+    imbalance that moves into the weights. damping: GPTQ's. seed: of the rotations' signs.
     """
 
     name: ClassVar[str] = "best"
