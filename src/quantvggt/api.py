@@ -1,7 +1,7 @@
 """The public functions: each joins the rooms below, none has logic of its own."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +77,27 @@ def select_calibration(
 def quantize(
     model: VGGT,
     scheme: str | Scheme = "w4a4",
-    method: str = "dsfq",
+    method: str = "best",
     calibration: CalibrationSource | Sequence[Clip] | Sequence[Tensor] = "synthetic",
     seed: int = 0,
     settings: dict[str, Any] | None = None,
     progress: bool = True,
+    site_schemes: Mapping[str, str | Scheme] | None = None,
+    journal: PathLike | None = None,
+    device: str | torch.device | None = None,
 ) -> VGGT:
     """A new, quantized model; `model` stays as it was.
 
     calibration: clips; image tensors [S, 3, H, W]; a folder of images, a folder of such folders, or a video;
     or "synthetic" (needs no files; images like those you will use are better). A method that needs none ignores it.
-    seed: of whatever is random in the method. See `calibrate.pipeline.quantize` for the rest and the errors.
+    seed: of whatever is random in the method. site_schemes: mixed precision, {"*.mlp.fc2": "w4a8"}. journal: a folder
+    from which the same call goes on after an interruption. device: where the work is done, one block at a time.
+    See `calibrate.pipeline.quantize` for the rest and the errors.
     """
     clips: Sequence[Clip] = ()
-    if find_method(method).needs_calibration:
+    if find_method(method).needs_calibration or Scheme.parse(scheme).static:
         clips = calibration_clips(calibration, size=model.config.img_size)
-    return pipeline.quantize(model, scheme, method, clips, settings, seed, progress)
+    return pipeline.quantize(model, scheme, method, clips, settings, seed, progress, site_schemes, journal, device)
 
 
 def reconstruct(

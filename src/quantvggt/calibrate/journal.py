@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
 from quantvggt.models.linear import OPTIONAL_BUFFERS, QuantLinear
 from quantvggt.scenes.clip import Clip
+
+PREFIX, SUFFIX = "unfinished-", ".safetensors"
 
 
 def fingerprint(model: VGGT, clips: Sequence[Clip], record: dict[str, Any]) -> str:
@@ -37,7 +38,7 @@ def _checksum(tensor: Tensor) -> int:
 class Journal:
     """A folder with one file per finished block.
 
-    A folder that holds the blocks of another task (model, images, method, settings) is emptied: they are of no use.
+    The blocks of another task (model, images, method, settings) are passed over, and replaced one by one.
     """
 
     def __init__(self, folder: str | os.PathLike[str], task: str) -> None:
@@ -68,11 +69,14 @@ class Journal:
             save_file(tensors, temporary, {"task": self.task, "layers": json.dumps(shapes)})
 
     def close(self) -> None:
-        """Everything is finished: the folder is no longer needed."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Everything is finished: what was kept is no longer needed. Other files in the folder stay."""
+        for file in self.folder.glob(f"{PREFIX}*{SUFFIX}"):
+            file.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _file(self, block: str) -> Path:
-        return self.folder / f"{block}.safetensors"
+        return self.folder / f"{PREFIX}{block}{SUFFIX}"
 
 
 def _layer(tensors: dict[str, Tensor], name: str, in_features: int, out_features: int, scheme: str) -> QuantLinear:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import PRESETS, Scheme
 
 
@@ -17,7 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="w4a4",
         help=f"bits of weights and activations: {', '.join(PRESETS)}, or any w<bits>a<bits> (default %(default)s)",
     )
-    parser.add_argument("--method", default="dsfq", help="dsfq (rotate, then smooth) or rtn (default %(default)s)")
+    parser.add_argument(
+        "--method",
+        default="best",
+        help="how the numbers are found (default %(default)s): best; rtn, which needs no calibration; dsfq and "
+        "dsfq-learned (QuantVGGT); or a baseline: smoothquant, gptq, quarot, awq, repqvit, dopqvit, brecq, qdrop, "
+        "flatquant. docs/results.md compares them",
+    )
     parser.add_argument(
         "--calibration",
         default="synthetic",
@@ -35,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a setting of the method, for example alpha=0.6; may be repeated",
     )
+    parser.add_argument(
+        "--site",
+        action="append",
+        default=[],
+        metavar="PATTERN=SCHEME",
+        help="mixed precision: another scheme for the layers whose names fit, for example '*.mlp.fc2=w4a8' or "
+        "'*_blocks.0.*=w8a8'; may be repeated, the last that fits counts (quantvggt inspect lists the names)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is already there")
     add_device_options(parser)
 
@@ -45,17 +60,30 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.scenes.calibration import calibration_clips
 
     scheme, settings = Scheme.parse(args.scheme), parse_settings(args.setting)
+    site_schemes = {pattern: Scheme.parse(name) for pattern, name in parse_pairs("--site", args.site).items()}
     method = make_method(args.method, settings, args.seed)
     output = require_free(args.output, args.overwrite)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
     clips = []
-    if method.needs_calibration:
+    if method.needs_calibration or any(each.static for each in (scheme, *site_schemes.values())):
         clips = calibration_clips(args.calibration, args.clips, args.frames, model.config.img_size)
         say(f"calibrating on {len(clips)} clips of {len(clips[0].names)} frames from {args.calibration}")
         if args.calibration == "synthetic":
             say("(images like those you will use are a better calibration set: --calibration FOLDER)")
+    journal = output.with_name(f"{output.name}.unfinished")
+    if journal.is_dir():
+        say(f"{journal} holds blocks of a run that was interrupted; those of this same task aren't calibrated again")
     start = time.perf_counter()
-    small = api.quantize(model, scheme, args.method, clips, seed=args.seed, settings=settings)
+    small = api.quantize(
+        model,
+        scheme,
+        args.method,
+        clips,
+        seed=args.seed,
+        settings=settings,
+        site_schemes=site_schemes,
+        journal=journal if method.needs_calibration else None,
+    )
     seconds = time.perf_counter() - start
     api.save(small, output, overwrite=args.overwrite)
     size = sum(file.stat().st_size for file in output.iterdir() if file.name in ("config.json", "model.safetensors"))
@@ -75,15 +103,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse_settings(words: list[str]) -> dict[str, Any]:
     """["alpha=0.6"] -> {"alpha": 0.6}; values are JSON, or text. Raises InputError if a word has no "="."""
-    from quantvggt.core.errors import InputError
-
-    settings = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals):
-            raise InputError(f"--setting {word}: write NAME=VALUE, for example alpha=0.6")
+    settings: dict[str, Any] = {}
+    for name, value in parse_pairs("--setting", words).items():
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:
             settings[name] = value
     return settings
+
+
+def parse_pairs(option: str, words: list[str]) -> dict[str, str]:
+    """["a=b"] -> {"a": "b"}. Raises InputError if a word has no "="."""
+    pairs = dict(word.partition("=")[::2] for word in words)
+    for word in words:
+        if not all(word.partition("=")):
+            raise InputError(f"{option} {word}: write NAME=VALUE, for example alpha=0.6 or '*.mlp.fc2=w4a8'")
+    return pairs

@@ -57,4 +57,7 @@ def make_method(name: str, settings: dict[str, Any] | None = None, seed: int = 0
     given = {"seed": seed} | (settings or {}) if "seed" in known else settings or {}
     if unknown := sorted(set(given) - set(known)):
         raise InputError(f"method {name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
-    return method(**given)
+    try:
+        return method(**given)
+    except TypeError as error:
+        raise InputError(f"method {name}: a setting has a value of the wrong kind ({error})") from error
