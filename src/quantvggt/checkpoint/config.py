@@ -76,8 +76,8 @@ class SiteRecord:
             raise ValueError(f"unknown keys {sorted(rest)}")
         if not all(type(flag) is bool for flag in flags.values()):
             raise ValueError("rotation, smoothing and input_clip must be true or false")
-        if not isinstance(granularity, str) or not set(tensors) <= set(_SHAPED):
-            raise ValueError("granularity must be text, and tensors name optional tensors")
+        if not isinstance(granularity, str) or granularity[:1] not in ("", "-") or not set(tensors) <= set(_SHAPED):
+            raise ValueError("granularity must be text like '-static', and tensors name optional tensors")
         if type(weight_bits) is not int or type(act_bits) is not int:
             raise ValueError(f"bit widths must be whole numbers, got {weight_bits!r} and {act_bits!r}")
         out_features, in_features = _shape(shape, 2)

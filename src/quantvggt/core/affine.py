@@ -22,14 +22,10 @@ def quantize_rows(x: Tensor, bits: int, clip: Tensor | None = None) -> tuple[Ten
     A row of zeros gets scale 1, so it comes back as zeros.
     """
     x = x.float()
-    high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
+    high, low = row_ranges(x)
     if clip is not None:
-        high, low = high.clamp(min=0) * clip[0].float(), low.clamp(max=0) * clip[1].float()
-    top = qmax(bits)
-    scale = torch.maximum(high, -low) / top
-    # A scale may also underflow to zero where the row's values are subnormal.
-    scale = torch.where(scale > 0, scale, 1.0)
-    return (x / scale).round_().clamp_(-top - 1, top).to(torch.int8), scale
+        high, low = high * clip[0].float(), low * clip[1].float()
+    return quantize_ranges(x, high, low, bits)
 
 
 def quantize_weight(weight: Tensor, bits: int, clip: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -68,6 +64,7 @@ def quantize_ranges(x: Tensor, high: Tensor, low: Tensor, bits: int, asymmetric:
     top = qmax(bits)
     if not asymmetric:
         scale = torch.maximum(high, -low) / top
+        # A scale may also underflow to zero where the row's values are subnormal.
         scale = torch.where(scale > 0, scale, 1.0).expand(*x.shape[:-1], 1)
         return (x / scale).round_().clamp_(-top - 1, top).to(torch.int8), scale.contiguous()
     levels = 2 * top + 1

@@ -50,7 +50,9 @@ class Scheme:
                 raise InputError(f"scheme {self.name!r}: {field} is {value!r}; choose one of {choices}")
         if not all(type(flag) is bool for flag in (self.per_tensor, self.static, self.asymmetric)):
             raise InputError(f"scheme {self.name!r}: per_tensor, static and asymmetric are true or false")
-        if self.special_bits is not None and (type(self.special_bits) is not int or self.special_bits not in ACT_BITS):
+        if self.special_bits is not None and (
+            type(self.special_bits) is not int or self.special_bits not in WEIGHT_BITS
+        ):
             raise InputError(f"scheme {self.name!r}: special_bits is {self.special_bits!r}; choose 2 to 8")
         if not self.quantizes_activations and self.granular:
             raise InputError(f"scheme {self.name!r}: float activations have no ranges; leave the suffixes out")
@@ -98,7 +100,7 @@ class Scheme:
             return scheme
         match = _SPELLING.fullmatch(scheme) if isinstance(scheme, str) else None
         if match is None:
-            raise InputError(f"unknown scheme {scheme!r}; write w<bits>a<bits>, for example w4a4 or w8a8")
+            raise InputError(f"unknown scheme {scheme!r}; write w<bits>a<bits>, for example w4a4 or w8a8-static")
         weight, act, tensor, static, asymmetric, special = match.groups()
         return cls(
             match[0],

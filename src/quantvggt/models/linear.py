@@ -162,6 +162,8 @@ class QuantLinear(nn.Module):
         Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
         """
         scheme = self.scheme
+        if scheme.special_bits is not None:
+            x = x.contiguous()  # then the integers are too, and frames of them can be written to
         if scheme.per_tensor or scheme.static or scheme.asymmetric:
             return self._quantize_generally(self.transform.apply(x))
         x = self.transform.before_rotation(x)
@@ -209,7 +211,7 @@ class QuantLinear(nn.Module):
             raise InputError(
                 f"scheme {self.scheme.name} needs whole frames of {tokens} tokens, got an input of {list(x.shape)}"
             )
-        if self.input_range is not None and len(self.input_range) not in (1, tokens):
+        if self.input_range is not None and len(self.input_range) != tokens:
             raise InputError(
                 f"scheme {self.scheme.name} was calibrated for frames of {len(self.input_range)} tokens, not {tokens}; "
                 "use images of the calibration set's size"
@@ -285,5 +287,8 @@ def _check_values(optional: dict[str, Tensor], rows: int, weight_clip: Tensor | 
         check(name, optional.get(name), lambda c: (c > 0) & c.isfinite(), "positive")
     for name in ("input_shift", "input_left", "input_right"):
         check(name, optional.get(name), lambda c: c.isfinite(), "finite")
+    ranges = optional.get("input_range")
+    legal_range = "finite, maxima 0 or more and minima 0 or less"
+    check("input_range", ranges, lambda r: r.isfinite().all() & (r[..., :1] >= 0) & (r[..., 1:] <= 0), legal_range)
     for name, clip in (("weight_clip", weight_clip), ("input_clip", optional.get("input_clip"))):
         check(name, clip, lambda f: (f > 0) & (f <= 1), "above 0 and at most 1")
