@@ -1,7 +1,8 @@
 """The differentiable twin of a quantized layer: what methods learn with before the numbers are frozen.
 
 Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432), and a range's gradient reaches the clip
-factors, the smoothing and the input's extremes, as the published QuantVGGT code has it.
+factors, the smoothing and the input's extremes, as the published QuantVGGT code has it. Also as there, weights are
+clamped to their range before they are rounded and activations after.
 """
 
 from dataclasses import replace
@@ -45,26 +46,50 @@ class _RoundToGrid(torch.autograd.Function):
         return to_x, to_scale, None, None
 
 
+class _ClampRows(torch.autograd.Function):
+    """clamp(x, low, high) with bounds [.., 1], which get the gradients of what they cut off."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        clamped = torch.clamp(x, low, high)
+        ctx.save_for_backward(x, clamped)
+        return clamped
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, clamped = ctx.saved_tensors
+        side = (x - clamped).mul_(1e30).clamp_(-1, 1)  # 1 above, -1 below, 0 between
+        above = torch.linalg.vecdot(gradients[0], side.clamp(min=0)).unsqueeze(-1)
+        below = above - torch.linalg.vecdot(gradients[0], side).unsqueeze(-1)
+        return gradients[0].addcmul(gradients[0], side.abs_(), value=-1), below, above
+
+
 class _Extremes(torch.autograd.Function):
     """Each row's maximum and minimum, at least and at most 0; the gradient goes to the first number that reaches it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        high, low = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
-        ctx.save_for_backward(x)
-        return high.clamp_(min=0), low.clamp_(max=0)
+        high, low = x.amax(-1, keepdim=True).clamp_(min=0), x.amin(-1, keepdim=True).clamp_(max=0)
+        ctx.save_for_backward(x, high, low)
+        return high, low
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x, high, low = ctx.saved_tensors
         result = torch.zeros_like(x)
-        result.scatter_(-1, x.argmax(-1, keepdim=True), gradients[0])
-        return result.scatter_add_(-1, x.argmin(-1, keepdim=True), gradients[1])
+        result.scatter_(-1, x.argmax(-1, keepdim=True), gradients[0] * (high > 0))
+        return result.scatter_add_(-1, x.argmin(-1, keepdim=True), gradients[1] * (low < 0))
 
 
 def round_to_grid(x: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """x [.., K] on the grid low .. high times scale [.., 1], differentiable in x and scale."""
     result: Tensor = _RoundToGrid.apply(x, scale, low, high)
+    return result
+
+
+def clamp_rows(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """x [.., K] within low .. high [.., 1], differentiable in all three."""
+    result: Tensor = _ClampRows.apply(x, low, high)
     return result
 
 
@@ -101,11 +126,10 @@ class NearestWeight(WeightRounding):
         if self.clip_logit is not None:
             clip = self.clip_logit.sigmoid()
             high, low = high * clip[:, :1], low * clip[:, 1:]
+            weight = clamp_rows(weight, low, high)
         top = qmax(bits)
         scale = (torch.maximum(high, -low) / top).clamp(min=1e-12)
-        # Each side saturates at its own bound, which lies on or inside the grid.
-        bounds = ((bound / scale).detach().round() for bound in (low, high))
-        return round_to_grid(weight, scale, *bounds)
+        return round_to_grid(weight, scale, -top - 1, top)
 
     def integers(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return quantize_weight(weight, bits, None if self.clip_logit is None else self.clip_logit.sigmoid())
@@ -156,7 +180,7 @@ class FakeQuantLinear(nn.Module):
         return Transform(**values)
 
     def forward(self, x: Tensor) -> Tensor:
-        transform = self.transform
+        transform, dtype = self.transform, x.dtype
         x = transform.apply(x)
         if self.scheme.quantizes_activations:
             rounded = self._round_input(x)
@@ -164,7 +188,8 @@ class FakeQuantLinear(nn.Module):
                 rounded = torch.lerp(rounded, x, (torch.rand_like(x) < self.drop).to(x))
             x = rounded
         weight = self.weight_rounding(self.transformed_weight(), self.scheme.weight_bits)
-        return F.linear(x, weight, transform.apply_to_bias(self.linear.weight.detach(), self.linear.bias))
+        bias = transform.apply_to_bias(self.linear.weight.detach(), self.linear.bias)
+        return F.linear(x, weight, None if bias is None else bias.float()).to(dtype)
 
     def transformed_weight(self) -> Tensor:
         """W'' float32 [N, K], differentiable in what learns."""

@@ -6,7 +6,7 @@ learns the factors and the clipping of both sides, block by block.
 """
 
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -125,10 +125,6 @@ class DSFQLearned(DSFQ):
     @property
     def ticks(self) -> int:
         return self.epochs
-
-    def closed_form(self) -> DSFQ:
-        """Where learning starts."""
-        return DSFQ(**{field.name: getattr(self, field.name) for field in fields(DSFQ)})
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
         solvers = {layer: self.start(task.site(layer), task.linear(layer)) for layer in task.schemes}
