@@ -61,10 +61,12 @@ def quantize(
             f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
             "start from the full-precision model"
         )
-    schemes = _schemes(model, solver.refine(scheme), site_schemes or {})
+    patterns = [("*", scheme), *((pattern, Scheme.parse(other)) for pattern, other in (site_schemes or {}).items())]
+    schemes = _schemes(model, [(pattern, solver.refine(each)) for pattern, each in patterns])
     needs_clips = solver.needs_calibration or any(each.static for each in schemes.values())
     if needs_clips and not clips:
-        what = f"method {method}" if solver.needs_calibration else f"scheme {scheme.name}"
+        static = next((each.name for each in schemes.values() if each.static), "")
+        what = f"method {method}" if solver.needs_calibration else f"scheme {static}"
         raise InputError(f"{what} needs a calibration set: give it a few clips of the scenes you care about")
     clips = clips if needs_clips else ()
 
@@ -113,9 +115,10 @@ def _run(
             floats = task.targets if follows_floats else floats
             for layer, module in layers.items():
                 block.set_submodule(layer, module.to(device))
-                quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
             if actual is not None:
                 actual = actual.after(block, place.kind)
+            for layer, module in layers.items():
+                quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
             bar.update((route.index(place) + 1) * steps - bar.n)
 
 
@@ -139,13 +142,13 @@ def _task(
     return BlockTask(place, block, dynamic, inputs, floats, importance.get(place.name), tick)
 
 
-def _schemes(model: VGGT, scheme: Scheme, overrides: SiteSchemes) -> dict[str, Scheme]:
-    schemes = dict.fromkeys(quantizable_sites(model), scheme)
-    for pattern, other in overrides.items():
-        fitting = [name for name in schemes if fnmatchcase(name, pattern)]
+def _schemes(model: VGGT, patterns: Sequence[tuple[str, Scheme]]) -> dict[str, Scheme]:
+    sites, schemes = list(quantizable_sites(model)), dict[str, Scheme]()
+    for pattern, scheme in patterns:
+        fitting = [name for name in sites if fnmatchcase(name, pattern)]
         if not fitting:
-            raise InputError(f"no site fits {pattern!r}; they are named like {next(iter(schemes))}")
-        schemes |= dict.fromkeys(fitting, Scheme.parse(other))
+            raise InputError(f"no site fits {pattern!r}; they are named like {sites[0]}")
+        schemes |= dict.fromkeys(fitting, scheme)
     return schemes
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.core.affine import row_ranges
+from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models.linear import QuantLinear
 
@@ -18,15 +19,17 @@ def with_static_ranges(
     """`layers`, those whose scheme in `schemes` (by site) is static with ranges read off the float block's inputs.
 
     Per tensor the largest and smallest number of all clips; per token those of each position in a frame.
+    Raises InputError if the latter is asked of clips of several sizes.
     """
     static = {layer: schemes[task.site(layer)] for layer in layers if schemes[task.site(layer)].static}
     ranges: dict[str, Tensor] = {}
-    tokens = task.inputs.tokens[0].shape[1] if static else 1
+    sizes = {x.shape[1] for x in task.inputs.tokens}
+    if len(sizes) > 1 and not all(scheme.per_tensor for scheme in static.values()):
+        raise InputError("static ranges per token need calibration images of one size; crop them, or add -tensor")
 
     def observe(layer: str, x: Tensor) -> None:
         high, low = row_ranges(layers[layer].transform.apply(x))
-        rows = torch.cat((high, low), -1).view(-1, tokens, 2)
-        rows = rows if not static[layer].per_tensor else rows.flatten(0, 1)[:, None]
+        rows = torch.cat((high, low), -1).view(-1, 1 if static[layer].per_tensor else min(sizes), 2)
         extremes = torch.stack((rows[..., 0].amax(0), rows[..., 1].amin(0)), -1)
         old = ranges.get(layer, extremes)
         widest = torch.maximum(old[:, 0], extremes[:, 0]), torch.minimum(old[:, 1], extremes[:, 1])

@@ -42,11 +42,13 @@ def places(model: VGGT) -> list[Place]:
 class Stream:
     """The tokens of every clip in front of one block.
 
-    tokens: one [S, P, C] per clip on the CPU; ropes: the rotary tables that go with it.
+    tokens: one [S, P, C] per clip on the CPU; ropes: the rotary tables that go with it. frame_tokens: P of the clip
+    that a block was given last.
     """
 
     def __init__(self, tokens: list[Tensor], ropes: list[RopeTables]) -> None:
         self.tokens, self.ropes = tokens, ropes
+        self.frame_tokens = 0
 
     @classmethod
     def start(cls, model: VGGT, clips: Sequence[Clip]) -> "Stream":
@@ -71,7 +73,8 @@ class Stream:
         """The same for one clip; tells the block how long a frame is."""
         like = next(block.parameters())
         x, rope = self.tokens[index].to(like), self.ropes[index]
-        mark_frames(block, x.shape[1])
+        self.frame_tokens = x.shape[1]
+        mark_frames(block, self.frame_tokens)
         return as_sequence(x, kind), RopeTables(*(table.to(like.device) for table in rope))
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ Nothing is learned, so it takes little longer than GPTQ.
 
 import copy
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.affine import dequantize
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
-from quantvggt.core.scheme import Scheme
+from quantvggt.core.scheme import WEIGHT_BITS, Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models.linear import NUM_SPECIAL, QuantLinear, mark_frames
 
@@ -36,17 +37,18 @@ FLOOR = 1e-5
 class Moments:
     """Per-channel mean and root mean square about it, of whole frames that come in parts.
 
-    frame_tokens: of a frame; special_weight: what one of its special tokens counts, where another one counts 1.
+    special_weight: what one special token counts, where another one counts 1.
     """
 
-    def __init__(self, frame_tokens: int, special_weight: float) -> None:
-        self.weight = torch.ones(frame_tokens, 1, dtype=torch.float64)
-        self.weight[:NUM_SPECIAL] = special_weight
+    def __init__(self, special_weight: float) -> None:
+        self.special_weight = special_weight
         self.count, self.total, self.squares = 0.0, torch.zeros(()), torch.zeros(())
 
-    def observe(self, x: Tensor) -> None:
-        frames = x.reshape(-1, len(self.weight), x.shape[-1]).double()
-        weight = self.weight.to(x.device)
+    def observe(self, x: Tensor, frame_tokens: int) -> None:
+        """x: [.., K], whole frames of so many tokens."""
+        frames = x.reshape(-1, frame_tokens, x.shape[-1]).double()
+        weight = frames.new_ones(frame_tokens, 1)
+        weight[:NUM_SPECIAL] = self.special_weight
         self.count += len(frames) * weight.sum().item()
         self.total = self.total.to(x.device) + (frames * weight).sum((0, 1))
         self.squares = self.squares.to(x.device) + (frames.square() * weight).sum((0, 1))
@@ -64,11 +66,12 @@ class Moments:
 class Hessian:
     """X''^T X'' of a layer's rounded inputs, float64 [K, K]; without rounding if the scheme has none."""
 
-    def __init__(self, layer: QuantLinear, frame_tokens: int) -> None:
+    def __init__(self, layer: QuantLinear) -> None:
         self.layer, self.value = layer, torch.zeros(())
-        mark_frames(layer, frame_tokens)
 
-    def observe(self, x: Tensor) -> None:
+    def observe(self, x: Tensor, frame_tokens: int) -> None:
+        """x: [.., K], whole frames of so many tokens."""
+        mark_frames(self.layer, frame_tokens)
         quantizes = self.layer.scheme.quantizes_activations
         x = dequantize(*self.layer.quantize_input(x)) if quantizes else self.layer.transform.apply(x)
         x = x.flatten(0, -2)
@@ -94,6 +97,10 @@ class Best(Method):
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1 or not 0 < self.damping <= 1 or self.special_weight < 0:
             raise InputError("best needs alpha from 0 to 1, damping above 0 and at most 1, special_weight of 0 or more")
+        if self.special_bits not in (0, *WEIGHT_BITS):
+            raise InputError(
+                f"best setting special_bits must be 0 (as all others) or 2 to 8, got {self.special_bits!r}"
+            )
 
     @property
     def input_stream(self) -> str:
@@ -106,16 +113,18 @@ class Best(Method):
         return Scheme.parse(f"{scheme.base}-s{self.special_bits}")
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
-        tokens = task.inputs.tokens[0].shape[1]
-        moments = {layer: Moments(tokens, self.special_weight) for layer in task.schemes}
-        task.observe(task.block, {layer: each.observe for layer, each in moments.items()})
+        def in_frames(observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:
+            return lambda x: observe(x, task.inputs.frame_tokens)
+
+        moments = {layer: Moments(self.special_weight) for layer in task.schemes}
+        task.observe(task.block, {layer: in_frames(each.observe) for layer, each in moments.items()})
         block, layers = copy.deepcopy(task.block), {}
         for layer, scheme in task.schemes.items():
             linear = task.linear(layer)
             transform = self.transform(task.site(layer), linear, moments[layer])
             nearest = QuantLinear.from_float(linear, scheme, transform)
-            hessian = Hessian(nearest, tokens)
-            task.observe(block, {layer: hessian.observe})
+            hessian = Hessian(nearest)
+            task.observe(block, {layer: in_frames(hessian.observe)})
             weight = transform.apply_to_weight(linear.weight.detach())
             scale = mse_scale(weight, scheme.weight_bits, norm=2.0, importance=hessian.value.diagonal().float())
             rounded = gptq_round(weight, hessian.value, scheme.weight_bits, scale, damping=self.damping, act_order=True)
