@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from quantvggt.core.affine import dequantize, qmax, quantize_rows, quantize_weight
+from quantvggt.core.affine import dequantize, qmax, quantize_ranges, quantize_rows, quantize_weight, row_ranges
 
 
 def test_hand_computed_row():
@@ -61,3 +62,57 @@ def test_arithmetic_is_float32_whatever_the_input(dtype):
     for got, expected in zip(quantize_rows(x, 8), quantize_rows(x.float(), 8), strict=True):
         assert torch.equal(got, expected)
     assert torch.equal(quantize_weight(x, 4)[0], quantize_weight(x.float(), 4)[0])
+
+
+def in_float64(x, high, low, bits, asymmetric):
+    """The integers less their zero point and the scale that the documented formulas give."""
+    x, high, low = (value.double().numpy() for value in (x, high, low))
+    if not asymmetric:
+        top = 2 ** (bits - 1) - 1
+        scale = np.maximum(high, -low) / top
+        return np.clip(np.round(x / scale), -top - 1, top), scale
+    levels = 2**bits - 1
+    scale = (high - low) / levels
+    zero = np.round(-low / scale)
+    return np.clip(np.round(x / scale) + zero, 0, levels) - zero, scale
+
+
+@pytest.mark.parametrize(
+    ("bits", "asymmetric"), [(bits, asymmetric) for bits in range(2, 9) for asymmetric in (False, True)][:-1]
+)
+def test_ranges_follow_their_formula(bits, asymmetric):
+    x = 0.7 + torch.randn(40, 64, generator=torch.Generator().manual_seed(bits))
+    x[:, 0] = 0
+    high, low = row_ranges(x * 0.8)  # so that some numbers lie outside
+    q, scale = quantize_ranges(x, high, low, bits, asymmetric)
+    expected, step = in_float64(x, high, low, bits, asymmetric)
+    assert q.dtype == torch.int8
+    np.testing.assert_allclose(scale.double().numpy(), step, rtol=1e-6)
+    # Numbers halfway between two integers may go either way in float32, in rare cases.
+    off = np.abs(q.double().numpy() - expected)
+    assert off.max() <= 1
+    assert (off > 0).mean() < 1e-3
+    inside = (x <= high) & (x >= low)
+    assert 0.5 < inside.float().mean() < 1
+    assert ((dequantize(q, scale) - x).abs() <= scale * 0.5001)[inside].all()
+    assert (q[:, 0] == 0).all()
+
+
+def test_asymmetric_halves_the_step_of_one_sided_rows():
+    x = torch.rand(20, 64, generator=torch.Generator().manual_seed(0))
+    high, low = row_ranges(x)
+    wide, fine = (quantize_ranges(x, high, low, 4, asymmetric)[1] for asymmetric in (False, True))
+    torch.testing.assert_close(fine / wide, torch.full_like(fine, 7 / 15))
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_ranges_may_be_shared_and_rows_of_zeros_stay_zeros(asymmetric):
+    x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(1))
+    q, scale = quantize_ranges(x, x.max(), x.min(), 6, asymmetric)
+    assert scale.shape == (3, 5, 1)
+    assert (scale == scale[0, 0]).all()
+    assert ((dequantize(q, scale) - x).abs() <= scale * 0.5001).all()
+    zeros = torch.zeros(2, 8)
+    q, scale = quantize_ranges(zeros, *row_ranges(zeros), 6, asymmetric)
+    assert (q == 0).all()
+    assert (scale == 1).all()

@@ -72,3 +72,66 @@ def test_from_dict_names_missing_keys():
         Scheme.from_dict({"name": "w4a4", "weight_bits": 4})
     with pytest.raises(InputError, match="object"):
         Scheme.from_dict("w4a4")
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("w4a4-tensor", {"per_tensor": True}),
+        ("w4a4-static", {"static": True}),
+        ("w4a4-asym", {"asymmetric": True}),
+        ("w4a4-tensor-static-asym", {"per_tensor": True, "static": True, "asymmetric": True}),
+        ("w3a3-s8", {"special_bits": 8}),
+        ("w4a4-asym-s7", {"asymmetric": True, "special_bits": 7}),
+    ],
+)
+def test_granularity_is_spelled_in_the_name_and_only_where_it_differs_in_json(text, fields):
+    scheme = Scheme.parse(text)
+    plain = Scheme.preset(text[:4])
+    assert scheme.granular
+    assert not plain.granular
+    assert scheme.base == plain.name
+    assert scheme == dataclasses.replace(plain, name=text, **fields)
+    values = scheme.to_dict()
+    assert values == {**plain.to_dict(), "name": text, **fields}
+    assert Scheme.from_dict(json.loads(json.dumps(values))) == scheme
+
+
+def test_json_of_a_plain_scheme_has_four_keys():
+    assert PRESETS["w4a4"].to_dict() == {"name": "w4a4", "weight_bits": 4, "act_bits": 4, "version": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("w4a4-static-tensor", "unknown scheme"),
+        ("w4a4-s1", "unknown scheme"),
+        ("w4a4-s16", "unknown scheme"),
+        ("w4a4-token", "unknown scheme"),
+        ("w4a16-static", "float activations have no ranges"),
+        ("w4a16-s8", "float activations have no ranges"),
+        ("w8a8-asym", "at most 7 bits"),
+        ("w4a4-asym-s8", "at most 7 bits"),
+        ("w4a4-tensor-s8", "dynamic per-token scales"),
+        ("w4a4-static-s8", "dynamic per-token scales"),
+    ],
+)
+def test_granularity_that_cannot_be_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        Scheme.parse(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "w4a4-s16", "special_bits": 16},
+        {"name": "w4a4-s8", "special_bits": "8"},
+        {"name": "w4a4-s1", "special_bits": True},
+        {"name": "w4a4-static", "static": 1},
+        {"name": "w4a4-static"},
+        {"static": True},
+    ],
+)
+def test_from_dict_refuses_granularity_of_the_wrong_kind(change):
+    with pytest.raises(InputError):
+        Scheme.from_dict({**PRESETS["w4a4"].to_dict(), **change})

@@ -11,7 +11,8 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs, signs_from_matrix
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
+from quantvggt.models.layers import MLP_ROWS_PER_CHUNK, Mlp
+from quantvggt.models.linear import NUM_SPECIAL, QuantLinear, mark_frames
 
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
 SITE = "aggregator.frame_blocks.0.attn.qkv"
@@ -185,3 +186,177 @@ def test_layers_that_cannot_be():
         QuantLinear.from_float(_float_linear(), Scheme.preset("w4a16"), input_clip=torch.ones(2))
     with pytest.raises(InputError, match="6 channels"):
         QuantLinear.from_float(_float_linear(k=6), Scheme.preset("w4a4"), Transform(signs=random_signs(6, 0)))
+
+
+FRAMES, TOKENS = 3, 9
+
+
+def _everything(k=K):
+    """A transform with all its parts."""
+    generator = torch.Generator().manual_seed(4)
+
+    def near_identity(size):
+        return torch.eye(size) + 0.1 * torch.randn(size, size, generator=generator)
+
+    return Transform(
+        shift=torch.randn(k, generator=generator),
+        presmooth=0.5 + torch.rand(k, generator=generator),
+        left=near_identity(4),
+        right=near_identity(k // 4),
+        signs=random_signs(k, 3),
+        smooth=0.5 + torch.rand(k, generator=generator),
+    )
+
+
+def _frames():
+    """[FRAMES, TOKENS, K], special tokens ten times as large, all off centre."""
+    x = 1 + torch.randn(FRAMES, TOKENS, K, generator=torch.Generator().manual_seed(5))
+    x[:, :NUM_SPECIAL] *= 10
+    return x
+
+
+def _transformed(transform, x):
+    """X'' in float64."""
+    x = (x.double() - transform.shift.double()) / transform.presmooth.double()
+    x = x @ torch.kron(transform.left.double(), transform.right.double())
+    return x * transform.signs @ torch.from_numpy(hadamard(K) / K**0.5) / transform.smooth.double()
+
+
+def _rounded(x, high, low, top, asymmetric):
+    """x on its grid, everything in float64; top: the largest symmetric integer, a number or one per token."""
+    if not asymmetric:
+        step = torch.maximum(high, -low) / top
+        return torch.minimum(torch.maximum((x / step).round(), -top - 1 + 0 * x), top + 0 * x) * step
+    levels = 2 * top + 1
+    step = (high - low) / levels
+    zero = (-low / step).round()
+    return (torch.minimum(((x / step).round() + zero).clamp(min=0), levels + 0 * x) - zero) * step
+
+
+@pytest.mark.parametrize("clip", [None, (0.7, 0.8)])
+@pytest.mark.parametrize(
+    "name",
+    [f"w6a6{rest}" for rest in ("", "-tensor", "-static", "-tensor-static", "-asym", "-tensor-static-asym", "-s3")]
+    + [f"w4a4{rest}" for rest in ("-static-asym", "-tensor-asym", "-s8", "-asym-s7")],
+)
+def test_every_kind_of_activation_is_its_formula(name, clip):
+    scheme, transform, x = Scheme.parse(name), _everything(), _frames()
+    wide = _transformed(transform, x)
+    high, low = wide.amax(-1, keepdim=True).clamp(min=0), wide.amin(-1, keepdim=True).clamp(max=0)
+    ranges = None
+    if scheme.static:  # of other inputs, so that some numbers lie outside
+        high, low = 0.9 * high, 1.1 * low
+        high, low = (high.max(), low.min()) if scheme.per_tensor else (high.amax(0), low.amin(0))
+        ranges = torch.stack((high.flatten(), low.flatten()), -1).float()
+    elif scheme.per_tensor:
+        high, low = high.max(), low.min()
+    if clip is not None:
+        high, low = high * clip[0], low * clip[1]
+    top = torch.full((TOKENS, 1), 2.0 ** (scheme.act_bits - 1) - 1, dtype=torch.float64)
+    if scheme.special_bits is not None:
+        top[:NUM_SPECIAL] = 2 ** (scheme.special_bits - 1) - 1
+    expected = _rounded(wide, high, low, top, scheme.asymmetric)
+
+    linear = _float_linear()
+    module = QuantLinear.from_float(
+        linear, scheme, transform, input_clip=None if clip is None else torch.tensor(clip), input_range=ranges
+    )
+    mark_frames(module, TOKENS)
+    q, scale = module.quantize_input(x)
+    assert q.dtype == torch.int8
+    got = q.double() * scale
+    # In float32 a number halfway between two integers may go the other way.
+    off = (got - expected).abs() > 1e-4 * expected.abs().max()
+    assert off.double().mean() < 2e-3
+    assert ((got - expected).abs() <= 1.001 * scale).all()
+
+    weight = linear.weight.detach().double()
+    bias = linear.bias.detach().double() + weight @ transform.shift.double()
+    y = got @ module.dequantized_weight().double().t() + bias
+    for layout in (x, x.flatten(0, 1)[None]):
+        torch.testing.assert_close(module(layout).double(), y.view(*layout.shape[:-1], N), rtol=1e-4, atol=1e-4)
+
+
+def test_a_transform_with_all_its_parts_gives_the_float_layer_back():
+    linear, x = _float_linear(), _tokens()
+    y = linear(x).detach()
+    assert (QuantLinear.from_float(linear, Scheme.preset("w8a8"), _everything())(x) - y).norm() < 0.03 * y.norm()
+
+
+@pytest.mark.parametrize("name", ["w4a4-s8", "w4a4-asym-s7"])
+def test_special_tokens_have_their_own_width_in_every_layout(name):
+    module = QuantLinear.from_float(_float_linear(), Scheme.parse(name), Transform(signs=random_signs(K, 0)))
+    mark_frames(module, TOKENS)
+    x = _frames()
+    q, scale = module.quantize_input(x)
+    widest = q.int().abs().amax(-1)
+    assert (widest[:, :NUM_SPECIAL] > 60).all()
+    assert (widest[:, NUM_SPECIAL:] <= (8 if name == "w4a4-s8" else 15)).all()
+    across = x.flatten(0, 1)[None]
+    strided = torch.stack((across[0], across[0]), 1).transpose(0, 1)  # [2, S P, K], not contiguous
+    for other, copies in ((across, 1), (strided, 2), (across.bfloat16(), 1)):
+        got, got_scale = module.quantize_input(other)
+        assert (got.view(copies, FRAMES, TOKENS, K)[:, :, :NUM_SPECIAL].int().abs().amax(-1) > 60).all()
+        if other.dtype == x.dtype:
+            assert torch.equal(got, q.view(1, -1, K).expand(copies, -1, -1))
+            assert torch.equal(got_scale, scale.view(1, -1, 1).expand(copies, -1, -1))
+
+
+def test_inputs_that_are_not_whole_frames_are_refused():
+    module = QuantLinear.from_float(_float_linear(), Scheme.parse("w4a4-s8"))
+    with pytest.raises(InputError, match="whole frames"):
+        module(_frames())
+    mark_frames(module, TOKENS)
+    with pytest.raises(InputError, match=r"w4a4-s8 needs whole frames of 9 tokens, got an input of \[1, 10, 64\]"):
+        module(torch.zeros(1, 10, K))
+    assert QuantLinear.from_float(_float_linear(), Scheme.parse("w4a4"))(torch.zeros(1, 10, K)).shape == (1, 10, N)
+
+
+@pytest.mark.parametrize("calibrated", [1, TOKENS - 1])
+def test_static_tokens_are_bound_to_the_size_of_their_frames(calibrated):
+    ranges = torch.tensor([[3.0, -3.0]]).expand(calibrated, 2)
+    module = QuantLinear.from_float(_float_linear(), Scheme.parse("w4a4-static"), input_range=ranges)
+    mark_frames(module, TOKENS)
+    with pytest.raises(InputError, match=f"calibrated for frames of {calibrated} tokens, not 9; use images of"):
+        module(_frames())
+    mark_frames(module, calibrated)
+    assert module(torch.zeros(2, calibrated, K)).isfinite().all()
+
+
+def test_chunks_of_an_mlp_hold_whole_frames(monkeypatch):
+    monkeypatch.setattr("quantvggt.models.layers.MLP_ROWS_PER_CHUNK", 2 * TOKENS + 3)
+    assert MLP_ROWS_PER_CHUNK > 1000
+    torch.manual_seed(0)
+    mlp = Mlp(K, 2 * K)
+    for name in ("fc1", "fc2"):
+        mlp.set_submodule(name, QuantLinear.from_float(mlp.get_submodule(name), Scheme.parse("w4a4-s8")))
+    mark_frames(mlp, TOKENS)
+    x = torch.cat((_frames(), 2 * _frames()))
+    seen = []
+    mlp.fc1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    with torch.no_grad():
+        chunked = mlp(x)
+    assert seen == [2 * TOKENS] * 3
+    assert torch.equal(chunked, mlp(x))  # with gradients it runs as a whole
+    assert seen[3:] == [len(x)]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options", "message"),
+    [
+        ("w4a4-static", {}, "needs an input range"),
+        ("w4a4", {"input_range": torch.zeros(1, 2)}, "no use for an input range"),
+        ("w4a4-tensor-static", {"input_range": torch.zeros(5, 2)}, r"input_range has shape \[5, 2\].* \[1, 2\]"),
+        ("w4a4-static", {"input_range": torch.zeros(5, 3)}, r"input_range has shape \[5, 3\]"),
+        ("w4a4-static", {"input_range": torch.tensor([[-1.0, -2.0]])}, "input_range must be"),
+        ("w4a4-static", {"input_range": torch.tensor([[torch.inf, 0.0]])}, "input_range must be finite"),
+        ("w4a4", {"transform": Transform(shift=torch.full((K,), torch.nan))}, "input_shift must be finite"),
+        ("w4a4", {"transform": Transform(presmooth=-torch.ones(K))}, "input_presmooth must be positive"),
+        ("w4a4", {"transform": Transform(left=torch.eye(4))}, "don't make a map of 64 channels"),
+        ("w4a4", {"transform": Transform(left=torch.eye(4), right=torch.eye(8))}, r"input_right has shape \[8, 8\]"),
+        ("w4a4", {"transform": Transform(left=torch.eye(5), right=torch.eye(12))}, "don't make a map of 64 channels"),
+    ],
+)
+def test_granularity_and_maps_that_cannot_be(scheme, options, message):
+    with pytest.raises(InputError, match=message):
+        QuantLinear.from_float(_float_linear(), Scheme.parse(scheme), **options)
