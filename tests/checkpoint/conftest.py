@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ TINY = VGGTConfig(
     heads=("camera", "depth"),
 )
 
+FRAME_TOKENS = 5 + 2 * 3  # of `images`
+
 
 @pytest.fixture
 def tiny() -> VGGT:
@@ -44,23 +47,34 @@ def tiny() -> VGGT:
 
 
 @pytest.fixture
-def quantized(tiny: VGGT) -> Callable[[str], VGGT]:
-    """quantized("w4a4"): rotation, smoothing and input clip where the activations are integers."""
+def quantized(tiny: VGGT) -> Callable[..., VGGT]:
+    """quantized("w4a4"): rotation, smoothing and input clip where the activations are integers. With `everything` also
+    shift, presmooth and a Kronecker map; static schemes have ranges, for frames of `images`."""
 
-    def build(name: str) -> VGGT:
+    def build(name: str, everything: bool = False) -> VGGT:
         scheme = Scheme.parse(name)
         with torch.no_grad():
             for parameter in tiny.parameters():
                 parameter.copy_(parameter.half())
         for index, (site, linear) in enumerate(quantizable_sites(tiny).items()):
             assert isinstance(linear, torch.nn.Linear)
+            k = linear.in_features
+            transform = Transform(signs=random_signs(k, index), smooth=torch.linspace(0.7, 1.4, k))
+            if everything:
+                transform = replace(
+                    transform,
+                    shift=torch.linspace(-0.2, 0.3, k),
+                    presmooth=torch.linspace(1.3, 0.8, k),
+                    left=torch.eye(4) + 0.01 * torch.arange(16).view(4, 4),
+                    right=torch.eye(k // 4).roll(1, 0),
+                )
+            positions = torch.linspace(1, 2, 1 if scheme.per_tensor else FRAME_TOKENS)
             layer = QuantLinear.from_float(
                 linear,
                 scheme,
-                Transform(
-                    signs=random_signs(linear.in_features, index), smooth=torch.linspace(0.7, 1.4, linear.in_features)
-                ),
+                transform,
                 input_clip=torch.tensor([0.9, 0.8]) if scheme.quantizes_activations else None,
+                input_range=torch.stack((3 * positions, -2 * positions), 1) if scheme.static else None,
             )
             tiny.set_submodule(site, layer)
         tiny.quantization = Quantization(scheme, "dsfq", {"alpha": 0.5}, {"clips": ["a", "b"]})

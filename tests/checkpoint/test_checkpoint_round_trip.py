@@ -57,6 +57,59 @@ def test_quantized_model_comes_back_bit_for_bit(quantized, images, tmp_path, sch
     assert_same_outputs(model, loaded, images)
 
 
+KINDS = ("w4a4", "w6a16", "w4a4-s8", "w4a4-tensor", "w6a6-asym-s7", "w8a8-static", "w3a3-tensor-static-asym")
+
+
+@pytest.mark.parametrize("scheme", KINDS)
+def test_every_kind_of_layer_comes_back_bit_for_bit(quantized, images, tmp_path, scheme) -> None:
+    model = quantized(scheme, everything=True)
+    folder = save(model, tmp_path / "small")
+    loaded = load(folder)
+    assert_same_bits(model.state_dict(), loaded.state_dict())
+    for site in quantizable_sites(loaded).values():
+        assert site.scheme.name == scheme
+        assert site.input_left.shape == (4, 4)
+    assert_same_outputs(model, loaded, images)
+    second = save(loaded, tmp_path / "second")
+    for name in ("config.json", "model.safetensors"):
+        assert (folder / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_site_records_say_what_is_unusual_and_nothing_else(quantized, tmp_path) -> None:
+    plain = {
+        "weight_bits": 4,
+        "act_bits": 4,
+        "shape": [96, 32],
+        "rotation": True,
+        "smoothing": True,
+        "input_clip": True,
+    }
+    name = "aggregator.frame_blocks.0.attn.qkv"
+    folder = save(quantized("w4a4"), tmp_path / "plain")
+    assert json.loads((folder / "config.json").read_text())["sites"][name] == plain
+
+
+def test_site_records_name_granularity_and_shapes(quantized, tmp_path) -> None:
+    folder = save(quantized("w4a4-static-asym", everything=True), tmp_path / "small")
+    config = json.loads((folder / "config.json").read_text())
+    site = config["sites"]["aggregator.frame_blocks.0.attn.qkv"]
+    assert site["granularity"] == "-static-asym"
+    assert site["tensors"] == {
+        "input_shift": [32],
+        "input_presmooth": [32],
+        "input_left": [4, 4],
+        "input_right": [8, 8],
+        "input_range": [11, 2],
+    }
+    flags = {"static": True, "asymmetric": True}
+    assert config["quantization"]["scheme"] == {
+        **Scheme.preset("w4a4").to_dict(), "name": "w4a4-static-asym", **flags
+    }  # fmt: skip
+    (group,) = config["quantization_config"]["config_groups"].values()
+    activations = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "token", "dynamic": False}
+    assert group["input_activations"] == activations
+
+
 def test_second_generation_writes_the_same_file(quantized, tmp_path) -> None:
     first = save(quantized("w4a4"), tmp_path / "first")
     second = save(load(first), tmp_path / "second")

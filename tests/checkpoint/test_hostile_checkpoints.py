@@ -117,6 +117,38 @@ def test_impossible_values(folder, name, value) -> None:
     refuse(folder, f"{SITE}.{name} holds impossible values")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_shift", float("nan")),
+        ("input_presmooth", 0.0),
+        ("input_left", float("inf")),
+        ("input_right", -float("inf")),
+        ("input_range", -1.0),
+        ("input_range", float("inf")),
+    ],
+)
+def test_impossible_values_of_the_rarer_tensors(quantized, tmp_path, name, value) -> None:
+    folder = save(quantized("w4a4-static", everything=True), tmp_path / "small")
+    load(folder)
+    edit_tensors(folder, lambda tensors: tensors[f"{SITE}.{name}"].view(-1)[2].fill_(value))
+    refuse(folder, f"{SITE}.{name} holds impossible values")
+
+
+def test_a_range_must_have_the_shape_that_the_record_says(quantized, tmp_path) -> None:
+    folder = save(quantized("w4a4-static"), tmp_path / "small")
+    for shape, words in (
+        ([12, 2], r"input_range has shape \[11, 2\], expected \[12, 2\]"),
+        ([11, 3], r"needs \[11, 2\]"),
+    ):
+
+        def change(values, shape=shape):
+            values["sites"][SITE]["tensors"]["input_range"] = shape
+
+        edit_config(folder, change)
+        refuse(folder, words)
+
+
 def test_weight_shape_must_agree_with_the_config(folder) -> None:
     edit_tensors(folder, lambda tensors: tensors[f"{SITE}.weight_shape"].copy_(torch.tensor([96, 31])))
     refuse(folder, rf"{SITE}.weight_shape is \[96, 31\], but config.json says \[96, 32\]")
@@ -149,7 +181,22 @@ def test_weight_shape_must_agree_with_the_config(folder) -> None:
         (["sites", SITE, "shape"], 7, "damaged or was edited by hand"),
         (["sites", SITE, "rotation"], False, "unexpected tensors"),
         (["sites", SITE, "rotation"], "yes", "must be true or false"),
-        (["sites", SITE, "colour"], "red", "damaged or was edited by hand"),
+        (["sites", SITE, "colour"], "red", r"unknown keys \['colour'\]"),
+        (["sites", SITE, "granularity"], "-tensor-s8", "dynamic per-token scales"),
+        (["sites", SITE, "granularity"], "-s16", "unknown scheme 'w4a4-s16'"),
+        (["sites", SITE, "granularity"], "-static", "w4a4-static needs an input range"),
+        (["sites", SITE, "granularity"], "8", "granularity must be text like '-static'"),
+        (["sites", SITE, "granularity"], ["-static"], "granularity must be text like '-static'"),
+        (["sites", SITE, "tensors"], {"input_range": [1, 2]}, "w4a4 has no use for an input range"),
+        (["sites", SITE, "tensors"], {"input_smooth": [32]}, "tensors name optional tensors"),
+        (["sites", SITE, "tensors"], {"weight": [96, 32]}, "tensors name optional tensors"),
+        (["sites", SITE, "tensors"], ["input_shift"], "'tensors' must be a JSON object"),
+        (["sites", SITE, "tensors"], {"input_shift": [32]}, rf"missing tensors \({SITE}.input_shift\)"),
+        (["sites", SITE, "tensors"], {"input_shift": [31]}, r"input_shift has shape \[31\]; this layer needs \[32\]"),
+        (["sites", SITE, "tensors"], {"input_shift": [32, 1]}, "one positive whole numbers"),
+        (["sites", SITE, "tensors"], {"input_left": [4, 4]}, "don't make a map of 32 channels"),
+        (["sites", SITE, "tensors"], {"input_left": [10**9] * 2, "input_right": [10**9] * 2}, "input_right has shape"),
+        (["sites", SITE, "tensors"], {"input_left": [4, True], "input_right": [8, 8]}, "whole numbers"),
     ],
 )
 def test_config_that_is_wrong(folder, keys, value, words) -> None:
