@@ -44,6 +44,40 @@ def test_smoothing_is_the_published_formula(linear: nn.Linear) -> None:
     torch.testing.assert_close(layer.input_smooth.double(), expected, rtol=1e-5, atol=0)
 
 
+def test_scale_then_rotate_takes_its_factor_from_the_unrotated_distribution(linear: nn.Linear) -> None:
+    solver = make_method("dsfq", {"order": "scale-rotate", "momentum": 0.5}, seed=5).start("site", linear)
+    for x in samples():
+        solver.observe(x)
+    layer = solver.solve(Scheme.preset("w8a8"))
+    peaks = [x.flatten(0, 1).double().abs().amax(0) for x in samples()]
+    peak = ((peaks[0] + peaks[1]) / 2 + peaks[2]) / 2
+    expected = (peak / linear.weight.detach().double().abs().amax(0)).sqrt()
+    presmooth = layer.get_buffer("input_presmooth")
+    torch.testing.assert_close(presmooth.double(), expected, rtol=1e-5, atol=0)
+    assert layer.input_smooth is None
+    assert layer.rotation_signs is not None
+    x = samples()[0]
+    assert ((layer(x) - linear(x)).norm() / linear(x).norm()).item() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "buffers"),
+    [
+        ({"smoothing": False}, {"rotation_signs"}),
+        ({"rotation": False}, {"input_smooth"}),
+        ({"rotation": False, "order": "scale-rotate"}, {"input_smooth"}),
+        ({"rotation": False, "smoothing": False}, set()),
+    ],
+)
+def test_parts_can_be_left_out(linear: nn.Linear, settings: dict[str, object], buffers: set[str]) -> None:
+    solver = make_method("dsfq", settings).start("site", linear)
+    solver.observe(samples()[0])
+    layer = solver.solve(Scheme.preset("w4a4"))
+    assert set(layer.state_dict()) == {"weight_packed", "weight_scale", "bias"} | buffers
+    if not buffers:
+        assert torch.equal(layer.weight_packed, QuantLinear.from_float(linear, Scheme.preset("w4a4")).weight_packed)
+
+
 def test_eight_bits_reproduce_the_layer_and_four_bits_beat_rtn(linear: nn.Linear) -> None:
     x = samples()[0]
     truth = linear(x)
@@ -81,3 +115,5 @@ def test_unknown_names_and_settings_are_named() -> None:
         make_method("rtn", {"alpha": 1})
     with pytest.raises(InputError, match="alpha must lie between 0 and 1"):
         make_method("dsfq", {"alpha": 1.5})
+    with pytest.raises(InputError, match="order must be one of rotate-scale, scale-rotate, got 'sideways'"):
+        make_method("dsfq", {"order": "sideways"})

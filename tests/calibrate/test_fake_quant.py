@@ -12,7 +12,17 @@ from quantvggt.core.transform import Transform
 from quantvggt.models.linear import NUM_SPECIAL, mark_frames
 
 K, N, TOKENS = 32, 24, 9
-SCHEMES = ("w8a8", "w4a4", "w3a16", "w4a4-tensor", "w5a5-asym", "w4a4-tensor-asym", "w4a4-s8", "w3a3-asym-s7")
+SCHEMES = (
+    "w8a8",
+    "w4a4",
+    "w3a16",
+    "w4a4-tensor",
+    "w5a5-asym",
+    "w4a4-tensor-asym",
+    "w4a4-s8",
+    "w3a3-asym-s7",
+    "w4a4-asym-s8",
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -1,5 +1,6 @@
 """From a float model to a quantized one: what changes, what stays, what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.errors import InputError
 from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.scenes.clip import Clip
 from tiny import tiny_clip, tiny_model
 
 
@@ -50,6 +52,70 @@ def test_calibration_is_deterministic_and_recorded() -> None:
     ]
 
 
+def test_every_pattern_of_site_schemes_counts_the_last_one_most(tmp_path: Path) -> None:
+    patterns = {"*_blocks.0.*": "w8a8", "*.mlp.fc2": "w4a8-s8", "aggregator.global_blocks.1.mlp.fc2": "w3a16"}
+    patterns["*.attn.proj"] = "w4a4-tensor-static"
+    small = quantize(tiny_model(), "w4a4", "dsfq", [tiny_clip("a")], progress=False, site_schemes=patterns)
+    got = {name: site.scheme.name for name, site in quantizable_sites(small).items() if isinstance(site, QuantLinear)}
+    for name, scheme in got.items():
+        expected = "w8a8" if "_blocks.0." in name else "w4a4"
+        expected = "w4a8-s8" if name.endswith("fc2") else expected
+        expected = "w3a16" if name == "aggregator.global_blocks.1.mlp.fc2" else expected
+        assert scheme == ("w4a4-tensor-static" if name.endswith("proj") else expected)
+    assert len(set(got.values())) == 5
+    assert small.quantization is not None
+    assert small.quantization.scheme.name == "w4a4"
+
+    folder = qv.save(small, tmp_path / "mixed")
+    sites = json.loads((folder / "config.json").read_text())["sites"]
+    assert {name: f"w{x['weight_bits']}a{x['act_bits']}{x.get('granularity', '')}" for name, x in sites.items()} == got
+    with torch.inference_mode():
+        before, after = small(tiny_clip().images), qv.load(folder)(tiny_clip().images)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_a_pattern_for_everything_is_as_good_as_the_scheme() -> None:
+    for method in ("dsfq", "best"):
+        states = [
+            quantize(tiny_model(), scheme, method, [tiny_clip("a", 2)], progress=False, site_schemes=patterns)
+            for scheme, patterns in (("w4a4", {}), ("w8a8", {"*": "w4a4"}), ("w8a8", {"*.qkv": "w3a3", "*": "w4a4"}))
+        ]
+        first, *others = (model.state_dict() for model in states)
+        assert all(torch.equal(other[name], value) for other in others for name, value in first.items())
+
+
+def test_learning_on_the_quantized_stream_is_another_result() -> None:
+    clips = [tiny_clip("a", 2), tiny_clip("b", 2)]
+
+    def learned(inputs: str) -> dict[str, torch.Tensor]:
+        settings = {"epochs": 2, "inputs": inputs}
+        return quantize(tiny_model(), "w3a3", "dsfq-learned", clips, settings, progress=False).state_dict()
+
+    on_float, on_quantized = learned("float"), learned("quantized")
+    first, later = "aggregator.frame_blocks.0.attn.qkv.input_smooth", "aggregator.frame_blocks.1.attn.qkv.input_smooth"
+    assert torch.equal(on_float[first], on_quantized[first])  # nothing comes before it
+    assert not torch.equal(on_float[later], on_quantized[later])
+
+
+@pytest.mark.parametrize("method", ["dsfq", "dsfq-learned", "best"])
+def test_models_in_16_bits_are_calibrated_too(method: str) -> None:
+    model, clip = tiny_model().to(torch.bfloat16), tiny_clip()
+    settings = {"epochs": 1} if method == "dsfq-learned" else {}
+    small = quantize(model, "w8a8", method, [tiny_clip("a", 2)], settings, progress=False)
+    assert small.dtype == torch.bfloat16
+    with torch.inference_mode():
+        assert drift(small(clip.images), tiny_model()(clip.images)) < 0.1
+
+
+@pytest.mark.parametrize("method", ["dsfq", "dsfq-learned", "best"])
+def test_clips_may_differ_in_size(method: str) -> None:
+    clips = [tiny_clip("a", 2), Clip(tiny_clip("b", 2).images[..., :56, :], ["x", "y"])]
+    settings = {"epochs": 1} if method == "dsfq-learned" else {}
+    small = quantize(tiny_model(), "w8a8", method, clips, settings, progress=False, site_schemes={"*.fc2": "w8a7-s8"})
+    with torch.inference_mode():
+        assert drift(small(clips[1].images), tiny_model()(clips[1].images)) < 0.1
+
+
 def test_what_is_not_quantized_is_stored_in_16_bits_and_computes_the_same(tmp_path: Path) -> None:
     small, clip = quantize(tiny_model(), "w4a4", "dsfq", [tiny_clip("a")], progress=False), tiny_clip()
     qv.save(small, tmp_path / "small")
@@ -70,3 +136,9 @@ def test_refuses_what_cannot_be_meant() -> None:
         quantize(model, "w4", "rtn", progress=False)
     with pytest.raises(InputError, match="quantized already"):
         quantize(quantize(model, "w8a8", "rtn", progress=False), "w4a4", "rtn", progress=False)
+    with pytest.raises(
+        InputError, match=r"no site fits '\*.fc3'; they are named like aggregator.frame_blocks.0.attn.qkv"
+    ):
+        quantize(model, "w4a4", "rtn", progress=False, site_schemes={"*.fc3": "w8a8"})
+    with pytest.raises(InputError, match="unknown scheme 'w8'"):
+        quantize(model, "w4a4", "rtn", progress=False, site_schemes={"*.fc2": "w8"})

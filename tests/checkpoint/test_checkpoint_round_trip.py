@@ -57,7 +57,7 @@ def test_quantized_model_comes_back_bit_for_bit(quantized, images, tmp_path, sch
     assert_same_outputs(model, loaded, images)
 
 
-KINDS = ("w4a4", "w6a16", "w4a4-s8", "w4a4-tensor", "w6a6-asym-s7", "w8a8-static", "w3a3-tensor-static-asym")
+KINDS = ("w4a4", "w6a16", "w4a4-s8", "w4a4-tensor", "w4a4-asym-s8", "w8a8-static", "w3a3-tensor-static-asym")
 
 
 @pytest.mark.parametrize("scheme", KINDS)
