@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from quantvggt.core.affine import qmax, quantize_weight
 from quantvggt.core.errors import InputError
-from quantvggt.core.scheme import Scheme
+from quantvggt.core.scheme import ASYMMETRIC_BITS, Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models.linear import NUM_SPECIAL, QuantLinear
 
@@ -206,13 +206,15 @@ class FakeQuantLinear(nn.Module):
             clip = self.clip_logit.sigmoid()
             high, low = high * clip[0], low * clip[1]
         top = self._tops(x)
+        scale = (torch.maximum(high, -low) / top).clamp(min=1e-12)
+        bottom: Any = -top - 1
         if self.scheme.asymmetric:
             levels = 2 * top + 1
-            scale = ((high - low) / levels).clamp(min=1e-12)
+            narrow = torch.as_tensor(top <= qmax(ASYMMETRIC_BITS), device=x.device)
+            scale = torch.where(narrow, ((high - low) / levels).clamp(min=1e-12), scale)
             zero = (-low / scale).detach().round()
-            return round_to_grid(x, scale.expand(*x.shape[:-1], 1), -zero, levels - zero)
-        scale = (torch.maximum(high, -low) / top).clamp(min=1e-12)
-        return round_to_grid(x, scale.expand(*x.shape[:-1], 1), -top - 1, top)
+            bottom, top = torch.where(narrow, -zero, bottom), torch.where(narrow, levels - zero, top)
+        return round_to_grid(x, scale.expand(*x.shape[:-1], 1), bottom, top)
 
     def _tops(self, x: Tensor) -> Any:
         """The largest integer of each token: a number, or [.., 1] where special tokens have their own width."""

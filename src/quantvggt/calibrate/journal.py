@@ -70,8 +70,9 @@ class Journal:
 
     def close(self) -> None:
         """Everything is finished: what was kept is no longer needed. Other files in the folder stay."""
-        for file in self.folder.glob(f"{PREFIX}*{SUFFIX}"):
-            file.unlink()
+        for pattern in (f"{PREFIX}*{SUFFIX}", f".{PREFIX}*{SUFFIX}.*"):  # the latter were being written when killed
+            for file in self.folder.glob(pattern):
+                file.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 

@@ -8,6 +8,7 @@ from quantvggt.core.errors import InputError
 
 VERSION = 1
 FLOAT_BITS = 16
+ASYMMETRIC_BITS = 7
 WEIGHT_BITS = range(2, 9)
 ACT_BITS = (*range(2, 9), FLOAT_BITS)
 _SPELLING = re.compile(r"w([1-9]\d?)a([1-9]\d?)(-tensor)?(-static)?(-asym)?(?:-s([2-8]))?")
@@ -24,7 +25,8 @@ class Scheme:
     per_tensor: one activation scale for the whole input instead of one per token.
     static: activation ranges from the calibration set instead of the input; per token, each position in a frame
     has its own, so the model is bound to the calibration set's image size.
-    asymmetric: activation ranges need not be centred on zero (up to 7 bits, so that q - zero fits in int8).
+    asymmetric: activation ranges need not be centred on zero. Only up to 7 bits, so that q - zero fits in int8; wider
+    special tokens stay symmetric.
     special_bits: width of the activations of camera and register tokens, None for that of all others. They are
     5 of 1041 tokens at 518x392 and carry the massive values; integer units compute in 8 bits anyway.
     The name spells everything: "w4a4", "w4a4-tensor-static-asym", "w4a4-s8".
@@ -56,7 +58,7 @@ class Scheme:
             raise InputError(f"scheme {self.name!r}: special_bits is {self.special_bits!r}; choose 2 to 8")
         if not self.quantizes_activations and self.granular:
             raise InputError(f"scheme {self.name!r}: float activations have no ranges; leave the suffixes out")
-        if self.asymmetric and max(self.act_bits, self.special_bits or 0) > 7:
+        if self.asymmetric and not self.asymmetric_at(self.act_bits):
             raise InputError(f"scheme {self.name!r}: asymmetric activations have at most 7 bits")
         if self.special_bits is not None and (self.per_tensor or self.static):
             raise InputError(f"scheme {self.name!r}: special tokens of their own width need dynamic per-token scales")
@@ -66,6 +68,10 @@ class Scheme:
     @property
     def quantizes_activations(self) -> bool:
         return self.act_bits != FLOAT_BITS
+
+    def asymmetric_at(self, bits: int) -> bool:
+        """Whether activations of this width are asymmetric."""
+        return self.asymmetric and bits <= ASYMMETRIC_BITS
 
     @property
     def granular(self) -> bool:

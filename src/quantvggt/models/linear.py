@@ -199,7 +199,10 @@ class QuantLinear(nn.Module):
             return quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
         q, scale = quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
         rows, tops, bottoms = (self._frames(value)[:, :NUM_SPECIAL] for value in (x, high, low))
-        q_special, scale_special = quantize_ranges(rows, tops, bottoms, scheme.special_bits, scheme.asymmetric)
+        special_bits = scheme.special_bits
+        q_special, scale_special = quantize_ranges(
+            rows, tops, bottoms, special_bits, scheme.asymmetric_at(special_bits)
+        )
         self._frames(q)[:, :NUM_SPECIAL] = q_special
         self._frames(scale)[:, :NUM_SPECIAL] = scale_special
         return q, scale

@@ -1,7 +1,7 @@
 """Quantization methods by name, one file each."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from quantvggt.calibrate.methods.awq import AWQ
 from quantvggt.calibrate.methods.base import Method
@@ -57,7 +57,12 @@ def make_method(name: str, settings: dict[str, Any] | None = None, seed: int = 0
     given = {"seed": seed} | (settings or {}) if "seed" in known else settings or {}
     if unknown := sorted(set(given) - set(known)):
         raise InputError(f"method {name} has no setting {', '.join(unknown)}; it has: {', '.join(known) or 'none'}")
-    try:
-        return method(**given)
-    except TypeError as error:
-        raise InputError(f"method {name}: a setting has a value of the wrong kind ({error})") from error
+    for field in fields(method):
+        kinds = get_args(field.type) or (field.type,)
+        value = given.get(field.name, field.default)
+        if type(value) not in kinds and not (float in kinds and type(value) is int):
+            words = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+            raise InputError(
+                f"method {name}: a setting has a value of the wrong kind ({field.name} is {words}, not {value!r})"
+            )
+    return method(**given)

@@ -2,6 +2,8 @@
 
 - Camera and register tokens keep 8 bits in their activations. They are 5 tokens of a frame (0.5 % at 518x392), carry
   the massive values and everything the cameras are read from, and integer units compute in 8 bits anyway.
+- All others use their whole grid: 2^N levels from each token's minimum to its maximum, where a symmetric grid of 3 bits
+  uses 7 of its 8. The integers stay within int8, so the product costs the same.
 - A constant is taken out of each input: what GELU and LayerNorm's bias leave is far from centred, and a symmetric grid
   spends its range on that. The bias makes up for it exactly.
 - Channels are balanced before the rotation, by root mean squares: p_i = (rms x_i / rms w_i)^(1/2). After a rotation
@@ -27,7 +29,7 @@ from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.affine import dequantize
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
-from quantvggt.core.scheme import WEIGHT_BITS, Scheme
+from quantvggt.core.scheme import ASYMMETRIC_BITS, WEIGHT_BITS, Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models.linear import NUM_SPECIAL, QuantLinear, mark_frames
 
@@ -80,14 +82,16 @@ class Hessian:
 
 @dataclass(frozen=True)
 class Best(Method):
-    """special_bits: width of the special tokens' activations, 0 for that of all others. special_weight: what one of
-    them counts in means and balances, where another token counts 1. shift: take the mean out. alpha: share of the
-    imbalance that moves into the weights. damping: GPTQ's. seed: of the rotations' signs.
+    """special_bits: width of the special tokens' activations, 0 for that of all others. asymmetric: of all others, up
+    to 7 bits. special_weight: what a special token counts in means and balances, where another token counts 1. shift:
+    take the mean out. alpha: share of the imbalance that moves into the weights. damping: GPTQ's. seed: of the
+    rotations' signs.
     """
 
     name: ClassVar[str] = "best"
 
     special_bits: int = 8
+    asymmetric: bool = True
     special_weight: float = 0.05
     shift: bool = True
     alpha: float = 0.5
@@ -107,10 +111,10 @@ class Best(Method):
         return "quantized"
 
     def refine(self, scheme: Scheme) -> Scheme:
-        plain = scheme.quantizes_activations and not scheme.granular
-        if not (plain and self.special_bits > scheme.act_bits):
+        if scheme.granular or not scheme.quantizes_activations:
             return scheme
-        return Scheme.parse(f"{scheme.base}-s{self.special_bits}")
+        name = scheme.base + ("-asym" if self.asymmetric and scheme.act_bits <= ASYMMETRIC_BITS else "")
+        return Scheme.parse(f"{name}-s{self.special_bits}" if self.special_bits > scheme.act_bits else name)
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
         def in_frames(observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:
