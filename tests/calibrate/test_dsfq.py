@@ -115,5 +115,12 @@ def test_unknown_names_and_settings_are_named() -> None:
         make_method("rtn", {"alpha": 1})
     with pytest.raises(InputError, match="alpha must lie between 0 and 1"):
         make_method("dsfq", {"alpha": 1.5})
+    with pytest.raises(InputError, match=r"method dsfq: a setting .* \(alpha is float, not 'high'\)"):
+        make_method("dsfq", {"alpha": "high"})
+    with pytest.raises(InputError, match=r"epochs is int, not 1\.5"):
+        make_method("dsfq-learned", {"epochs": 1.5})
+    with pytest.raises(InputError, match="rotation is bool, not 0"):
+        make_method("dsfq", {"rotation": 0})
+    assert make_method("dsfq", {"alpha": 1}) == make_method("dsfq", {"alpha": 1.0})
     with pytest.raises(InputError, match="order must be one of rotate-scale, scale-rotate, got 'sideways'"):
         make_method("dsfq", {"order": "sideways"})

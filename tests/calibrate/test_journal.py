@@ -110,6 +110,7 @@ def test_files_that_are_no_blocks_are_left_alone_and_broken_ones_solved_again(tm
     model = tiny_model()
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "unfinished-aggregator.frame_blocks.0.safetensors").write_bytes(b"half a block")
+    (tmp_path / ".unfinished-aggregator.frame_blocks.1.safetensors.x7d").write_bytes(b"what a killed run was writing")
     blocks = solved("dsfq")
     small = calibrate(model, "dsfq", "w4a4", tmp_path)
     assert blocks == BLOCKS
