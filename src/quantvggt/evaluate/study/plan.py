@@ -85,10 +85,7 @@ FIXED = ("rtn",)
 BRIEFLY: Settings = (("epochs", 5),)
 """A third of the published epochs: the published code's own result on vggt-nano, at 20 clips, is of 5."""
 
-UNEQUAL = (Variant("DopQ-ViT", "dopqvit"),)
-"""Its factor cancels under per-token scales found at run time, so that it equals RepQ-ViT; measured last."""
-
-TRAINED = (
+UNTRAINED = (
     Variant("best", "best"),
     Variant("RTN", "rtn"),
     Variant("SmoothQuant", "smoothquant"),
