@@ -1,4 +1,4 @@
-"""How many bits does it take? Every scheme with both methods, on scenes with known truth.
+"""How many bits does it take? Every scheme with three methods, on scenes with known truth.
 
 python examples/02_compare_schemes.py [SCENES]
 """
@@ -17,7 +17,7 @@ def main(scenes: int = 20, schemes: Sequence[str] = ("w8a8", "w6a6", "w4a8", "w4
     clips = make_clips(range(HELD_OUT_SEED, HELD_OUT_SEED + scenes), frames=8)
     reference = predict(model, clips, label="float")
     print(f"{'scheme':8} {'method':8} {'AUC@30':>7} {'drift of rotations':>19}")
-    for scheme, method in product(schemes, ("rtn", "dsfq")):
+    for scheme, method in product(schemes, ("rtn", "dsfq", "best")):
         small = qv.quantize(model, scheme=scheme, method=method, progress=False)
         row = evaluate(
             small, clips, reference, name="vggt-nano", method=method, scheme=scheme, seed=0, checkpoint_bytes=0

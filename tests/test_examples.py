@@ -30,7 +30,7 @@ def test_photos_to_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_compare_schemes(capsys: pytest.CaptureFixture[str]) -> None:
     example("02")(scenes=1, schemes=("w8a8",))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["w8a8", "rtn"], ["w8a8", "dsfq"]]
+    assert [line.split()[:2] for line in lines[1:]] == [["w8a8", method] for method in ("rtn", "dsfq", "best")]
 
 
 def test_where_the_outliers_are(capsys: pytest.CaptureFixture[str]) -> None:

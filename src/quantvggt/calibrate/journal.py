@@ -5,6 +5,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ PREFIX, SUFFIX = "unfinished-", ".safetensors"
 
 def fingerprint(model: VGGT, clips: Sequence[Clip], record: dict[str, Any]) -> str:
     """A text that is the same for the same model, images and task, and for no other."""
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps({"quantvggt": version("quantvggt"), **record}, sort_keys=True).encode())
     tensors = [*model.state_dict().items(), *((f"clip {index}", clip.images) for index, clip in enumerate(clips))]
     for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_checksum(tensor)}".encode())

@@ -25,8 +25,8 @@ from quantvggt.viewer.page import write_page
 
 MODEL = "vggt-nano"
 SCHEMES = ("w8a8", "w4a4", "w3a3")
-METHODS = ("rtn", "dsfq")
-SHOWN = ("w4a4", "dsfq")
+METHODS = ("rtn", "dsfq", "best")
+SHOWN = ("w4a4", "best")
 FRAMES = 8
 PICTURED = 3
 """Which held-out scene is shown: one with many solids."""

@@ -12,8 +12,8 @@ from quantvggt.evaluate.table import full_precision, human_bytes, label
 INK, MUTED, RULE = "#1e293b", "#64748b", "#e2e8f0"
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
-_METHOD_COLOURS = {"float": "#475569", "rtn": "#e2763b", "dsfq": "#0e7c86"}
-_MORE_COLOURS = ("#7c5cbf", "#b8336a", "#3b82c4", "#8a9a2b", "#a0623d")
+_METHOD_COLOURS = {"float": "#475569", "rtn": "#e2763b", "dsfq": "#0e7c86", "best": "#7c5cbf"}
+_MORE_COLOURS = ("#b8336a", "#3b82c4", "#8a9a2b", "#a0623d")
 _LEVEL = {"color": INK, "dash": "dot", "width": 1.2}
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "star", "hexagon", "cross")
 

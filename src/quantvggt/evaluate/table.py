@@ -58,8 +58,9 @@ MEANINGS = {
     "Scheme, method": (
         "The scheme is the width of the numbers: W4A4 has 4-bit weights and 4-bit activations in every attention "
         "and MLP layer of the frame and global blocks; the rest of the model stays in floating point. The method "
-        "is how the numbers are found: rtn rounds to nearest; dsfq first rotates and smooths the channels, so "
-        "that rounding costs less."
+        "is how the numbers are found: rtn rounds to nearest; dsfq (QuantVGGT, closed form) first rotates and smooths "
+        "the channels, so that rounding costs less; best, our own, also centres them, keeps the camera and register "
+        "tokens' activations at 8 bits, and rounds each weight so that it makes up for the others' errors."
     ),
     "Checkpoint": (
         "Bytes of the saved checkpoint on disk: the whole model, including the parts that stay in floating point. "
