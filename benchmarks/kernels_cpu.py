@@ -3,7 +3,8 @@
     python benchmarks/kernels_cpu.py [--rows 2082] [--repeats 9] [--threads 2]
 
 int_linear with 8- and 4-bit weights and bfloat16 output against torch's linear in float32 and bfloat16 and its bare
-integer product (`torch._int_mm`, int32 output, no scales); rotate_quantize on bfloat16 tokens against the reference.
+integer product (`torch._int_mm`, int32 output, no scales); rotate_quantize on bfloat16 tokens against the reference,
+and with shift, presmooth and special tokens of their own width against PyTorch doing those steps around it.
 Each round runs every side once, in turn, so that all sides meet the same noise; a row holds medians over the rounds.
 The last line is JSON.
 """
@@ -24,8 +25,10 @@ from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import reference, registry
 from quantvggt.kernels.ops import int_linear, rotate_quantize
+from quantvggt.models.linear import NUM_SPECIAL
 
 SHAPES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}
+FRAME_TOKENS = 1041  # of 518x392
 CPU = torch.device("cpu")
 
 
@@ -74,6 +77,30 @@ def rotate_row(k: int, m: int, repeats: int) -> dict[str, object]:
     return {"op": "rotate_quantize", "m": m, "k": k, "seconds": seconds, **speedups}
 
 
+def fused_row(k: int, frame: int, frames: int, repeats: int) -> dict[str, object]:
+    """4-bit tokens shifted and divided first, each frame's special tokens with 8 bits: in one call and in steps."""
+    x = torch.randn(frames * frame, k, generator=torch.Generator().manual_seed(0)).bfloat16()
+    signs, shift, presmooth = random_signs(k, 0), torch.randn(k), torch.rand(k) + 0.5
+
+    def steps() -> torch.Tensor:
+        y = (x.float() - shift) / presmooth
+        q, scale = rotate_quantize(y, signs, None, None, 4)
+        special = y.view(frames, frame, k)[:, :NUM_SPECIAL].contiguous()
+        q_special, scale_special = rotate_quantize(special, signs, None, None, 8)
+        q.view(frames, frame, k)[:, :NUM_SPECIAL] = q_special
+        scale.view(frames, frame, 1)[:, :NUM_SPECIAL] = scale_special
+        return q
+
+    sides: dict[str, Callable[[], object]] = {
+        "fused": lambda: rotate_quantize(x, signs, None, None, 4, shift, presmooth, frame, NUM_SPECIAL, 8),
+        "steps": steps,
+    }
+    seconds = medians(sides, repeats)
+    say(f"{k:10}" + "".join(f" {1e6 * seconds[side] / len(x):12.2f}" for side in sides))
+    speedups = ratios("fused", seconds, ("steps",))
+    return {"op": "rotate_quantize", "m": len(x), "frame_tokens": frame, "k": k, "seconds": seconds, **speedups}
+
+
 def ratios(ours: str, seconds: dict[str, float], baselines: Sequence[str]) -> dict[str, float]:
     return {f"speedup_over_{name}": seconds[name] / seconds[ours] for name in baselines}
 
@@ -101,6 +128,9 @@ def main() -> None:
     rows = [linear_row(site, args.rows, args.repeats) for site in SHAPES]
     say("rotate_quantize, microseconds per token:\n         K       native    reference")
     rows += [rotate_row(k, args.rows, args.repeats) for k in (1024, 4096)]
+    say("with shift, presmooth and special tokens, microseconds per token:\n         K        fused        steps")
+    frames = max(1, args.rows // FRAME_TOKENS)
+    rows += [fused_row(k, FRAME_TOKENS, frames, args.repeats) for k in (1024, 4096)]
     head = {"cpu": cpu_name(), "threads": args.threads, "backends": backends, "torch": torch.__version__}
     print(json.dumps({**head, "rows": rows}))
 

@@ -19,9 +19,16 @@ def _inputs(shape, dtype=torch.float32):
     return x, random_signs(shape[-1], 1), 0.5 + torch.rand(shape[-1], generator=g), torch.tensor([0.8, 0.6])
 
 
-def _compare(same_bits, *args):
-    for got, expected in zip(rotate_quantize(*args), reference.rotate_quantize(*args), strict=True):
-        same_bits(got, expected)
+def _before(d):
+    """shift and presmooth."""
+    g = torch.Generator().manual_seed(2)
+    return torch.randn(d, generator=g), 0.1 + torch.rand(d, generator=g)
+
+
+def _compare(same_bits, *args, **options):
+    got, expected = rotate_quantize(*args, **options), reference.rotate_quantize(*args, **options)
+    for a, b in zip(got, expected, strict=True):
+        same_bits(a, b)
 
 
 @pytest.mark.parametrize("d", ROTATED)
@@ -45,6 +52,44 @@ def test_rows_of_any_length_without_rotation(cpu_path, same_bits, d):
         x, _, smooth, clip = _inputs((2, 5, d), dtype)
         for options in ((None, None, None), (None, smooth, clip)):
             _compare(same_bits, x, *options, 8)
+
+
+@pytest.mark.parametrize("d", [1, 2, 17, 100, 192, 1023, 1024, 28 * 16])
+def test_shift_and_presmooth(cpu_path, threads, same_bits, d):
+    shift, presmooth = _before(d)
+    for dtype in FLOATS:
+        x, signs, smooth, clip = _inputs((3, 17, d), dtype)
+        signs = signs if d in ROTATED else None
+        for each in ({"shift": shift}, {"presmooth": presmooth}, {"shift": shift, "presmooth": presmooth}):
+            _compare(same_bits, x, None, None, None, 8, **each)
+            _compare(same_bits, x, signs, None, None, 4, **each)
+            _compare(same_bits, x, signs, smooth, clip, 8, **each)
+
+
+@pytest.mark.parametrize(("frame_tokens", "special_tokens"), [(1, 0), (1, 1), (17, 5), (51, 5), (3, 2), (17, 17)])
+def test_special_tokens_have_their_own_width(cpu_path, threads, same_bits, frame_tokens, special_tokens):
+    x, signs, smooth, clip = _inputs((3, 17, 192))
+    shift, presmooth = _before(192)
+    frames = {"frame_tokens": frame_tokens, "special_tokens": special_tokens}
+    for bits, special_bits in ((4, 8), (8, 3), (3, 3)):
+        for options in ((signs, smooth, clip), (None, None, None)):
+            _compare(same_bits, x, *options, bits, special_bits=special_bits, **frames)
+            _compare(same_bits, x, *options, bits, shift, presmooth, special_bits=special_bits, **frames)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_asymmetric_ranges(cpu_path, same_bits, bits):
+    x, signs, smooth, clip = _inputs((3, 17, 192))
+    x[0] = x[0].abs()
+    x[1] = -x[1].abs()
+    x[2, 3] = 0
+    frames = {"frame_tokens": 17, "special_tokens": 5, "special_bits": 8}
+    for options in ((None, None, None), (None, None, clip), (signs, smooth, clip)):
+        _compare(same_bits, x, *options, bits, asymmetric=True)
+        _compare(same_bits, x, *options, bits, asymmetric=True, **frames)
+    q, scale = rotate_quantize(x, None, None, None, bits, asymmetric=True)
+    assert (q * scale - x).abs().max() <= 1.01 * scale.max()
+    assert q.amin() == (-(2**bits) + 1 if bits < 8 else -127)
 
 
 def test_every_half_and_bfloat16_is_read_right(cpu_path, same_bits):
@@ -85,14 +130,27 @@ def test_what_it_is_not_made_for_goes_to_the_reference(cpu_path, same_bits):
     _compare(same_bits, x.double(), signs, smooth, clip, 8)
     _compare(same_bits, x, signs, smooth.double(), clip, 8)
     _compare(same_bits, x[:0], signs, smooth, clip, 8)
-    _compare(same_bits, x.t().contiguous().t(), signs, smooth, clip, 8)
+    for transposed in (x.t().contiguous().t(), x.double().t().contiguous().t()):
+        _compare(same_bits, transposed, signs, smooth, clip, 4, frame_tokens=2, special_tokens=1)
+    shift, presmooth = _before(64)
+    _compare(same_bits, x, signs, smooth, clip, 8, shift.double(), presmooth)
+    _compare(same_bits, x, signs, smooth, clip, 8, shift, presmooth.double())
+    _compare(same_bits, x[:0], signs, smooth, clip, 8, shift, presmooth, 3, 2, 4)
     with pytest.raises(InputError, match="no Hadamard rotation for 100 channels"):
         rotate_quantize(torch.ones(2, 100), torch.ones(100, dtype=torch.int8), None, None, 8)
     with pytest.raises(ValueError, match="smooth has 63 values; 64 are needed"):
         rotate_quantize(x, signs, smooth[:63], None, 8)
+    with pytest.raises(ValueError, match="shift has 63 values; 64 are needed"):
+        rotate_quantize(x, signs, None, None, 8, shift=shift[:63])
+    with pytest.raises(ValueError, match="presmooth has 1 values; 64 are needed"):
+        rotate_quantize(x, signs, None, None, 8, presmooth=presmooth[:1])
+    for frame_tokens in (3, 0, -4):
+        with pytest.raises(InputError, match=f"4 tokens are no whole frames of {frame_tokens}"):
+            rotate_quantize(x, signs, None, None, 8, frame_tokens=frame_tokens, special_tokens=1)
 
 
 def test_opcheck(cpu_path):
     x, *options = _inputs((2, 3, 64), torch.bfloat16)
     torch.library.opcheck(rotate_quantize, (x, *options, 4))
+    torch.library.opcheck(rotate_quantize, (x, *options, 4, *_before(64), 3, 2, 8))
     torch.library.opcheck(rotate_quantize, (x, None, None, None, 8))

@@ -52,6 +52,39 @@ def test_rotate_quantize_against_float64(bits, clipped):
     assert np.abs(q.numpy() - wanted).max() <= 0.5 + 1e-4
 
 
+@pytest.mark.parametrize("given", [("shift",), ("presmooth",), ("shift", "presmooth")])
+def test_shift_and_presmooth_come_before_the_rotation(given):
+    x, signs, smooth, clip = _token_inputs()
+    before = {"shift": torch.linspace(-2, 3, K), "presmooth": smooth.flip(0) ** 3}
+    before = {name: before[name] for name in given}
+    q, scale = rotate_quantize(x, signs, smooth, clip, 8, **before)
+    true = (x.double() - before.get("shift", torch.zeros(())).double()) / before.get("presmooth", torch.ones(()))
+    true = (true.numpy() * signs.numpy()) @ hadamard(K) / np.sqrt(K) / smooth.double().numpy()
+    c_max, c_min = clip.double().tolist()
+    true_scale = np.maximum(true.max(-1) * c_max, -true.min(-1) * c_min)[..., None] / qmax(8)
+    np.testing.assert_allclose(scale.numpy(), true_scale, rtol=1e-5)
+    assert np.abs(q.numpy() - np.clip(true / true_scale, -128, 127)).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize(("frame_tokens", "special_tokens"), [(9, 5), (3, 1), (18, 18), (1, 0), (1, 1)])
+def test_first_tokens_of_a_frame_are_quantized_as_if_alone(frame_tokens, special_tokens):
+    x, *options = _token_inputs()
+    q, scale = rotate_quantize(x, *options, 4, None, None, frame_tokens, special_tokens, 8)
+    narrow, wide = rotate_quantize(x, *options, 4), rotate_quantize(x, *options, 8)
+    for row in range(18):
+        q_want, scale_want = wide if row % frame_tokens < special_tokens else narrow
+        index = divmod(row, 9)
+        assert torch.equal(q[index], q_want[index])
+        assert torch.equal(scale[index], scale_want[index])
+
+
+def test_tokens_that_are_no_whole_frames_are_refused():
+    x, *options = _token_inputs()
+    for frame_tokens in (5, 0, -1):
+        with pytest.raises(InputError, match=f"18 tokens are no whole frames of {frame_tokens}"):
+            rotate_quantize(x, *options, 4, frame_tokens=frame_tokens, special_tokens=1)
+
+
 def test_every_step_of_rotate_quantize_is_optional():
     x, signs, smooth, clip = _token_inputs()
     plain = rotate_quantize(x, None, None, None, 8)
@@ -128,6 +161,7 @@ def test_ops_are_registered_correctly(optional):
     x, *rest = _token_inputs(torch.bfloat16)
     rest = rest if optional else [None] * 3
     torch.library.opcheck(rotate_quantize, (x, *rest, 4))
+    torch.library.opcheck(rotate_quantize, (x, *rest, 4, rest[1], rest[1], 9, 5, 8))
     *tensors, bias = _linear_inputs()
     torch.library.opcheck(int_linear, (*tensors, bias if optional else None, torch.bfloat16))
 
@@ -137,7 +171,7 @@ def test_ops_compile_to_one_graph():
     _, _, weight, weight_scale, bias = _linear_inputs()
 
     def layer(x):
-        q, row_scale = rotate_quantize(x, signs, smooth, clip, 8)
+        q, row_scale = rotate_quantize(x, signs, smooth, clip, 4, smooth, smooth, 9, 5, 8)
         return int_linear(q, row_scale, weight, weight_scale, bias, torch.float32)
 
     compiled = torch.compile(layer, backend="eager", fullgraph=True)

@@ -29,7 +29,7 @@ def test_reference_runs_both_ops_unless_something_better_is_registered():
 
 
 def test_the_last_registered_usable_backend_wins_and_ops_run_it():
-    def negative(x, signs, smooth, clip, bits):
+    def negative(x, signs, smooth, clip, bits, *rest):
         return torch.full_like(x, -bits, dtype=torch.int8), torch.ones(*x.shape[:-1], 1)
 
     registry.register("rotate_quantize", Backend("fast", negative, lambda device: (True, "always")))

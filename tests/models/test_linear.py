@@ -81,6 +81,28 @@ def test_output_is_the_product_of_what_the_buffers_say(scheme):
     assert _relative(module(x).double(), expected.detach()) < 1e-5
 
 
+@pytest.mark.parametrize("frame_tokens", [9, 18])
+def test_shifted_and_balanced_input_with_special_tokens_against_float64(frame_tokens):
+    linear, x, generator = _float_linear(), _tokens(), torch.Generator().manual_seed(4)
+    shift, presmooth = torch.randn(K, generator=generator), 0.2 + torch.rand(K, generator=generator)
+    signs = random_signs(K, 3)
+    module = QuantLinear.from_float(linear, Scheme.parse("w4a4-s8"), Transform(shift, presmooth, signs=signs))
+    mark_frames(module, frame_tokens)
+    x2 = (x.double() - shift) / presmooth * signs @ torch.from_numpy(hadamard(K) / K**0.5)
+    special = (torch.arange(18) % frame_tokens < 5).view(2, 9, 1)
+    top = torch.where(special, 127, 7)
+    step = x2.abs().amax(-1, keepdim=True) / top
+    q, scale = module.quantize_input(x)
+    torch.testing.assert_close(scale.double(), step, rtol=1e-5, atol=0)
+    assert (q - torch.clamp(x2 / step, -top - 1, top)).abs().max() <= 0.5 + 1e-3
+    bias = linear.bias.double() + linear.weight.double() @ shift.double()
+    expected = q.double() * step @ module.dequantized_weight().double().t() + bias
+    assert _relative(module(x).double(), expected.detach()) < 1e-5
+    mark_frames(module, 7)
+    with pytest.raises(InputError, match=r"scheme w4a4-s8 needs whole frames of 7 tokens"):
+        module(x)
+
+
 @pytest.mark.parametrize(("scheme", "bound"), [("w8a8", 0.016), ("w8a16", 0.012), ("w4a16", 0.2)])
 @pytest.mark.parametrize("k", [K, 20, 24, 384])
 def test_output_is_near_the_float_layer(scheme, bound, k):

@@ -8,24 +8,27 @@ with rounding half to even, in float32 whatever the input's dtype. Integers of u
 import torch
 from torch import Tensor
 
+from quantvggt.core.scheme import ASYMMETRIC_BITS
+
 
 def qmax(bits: int) -> int:
     """The largest N-bit signed integer, 2^(N-1) - 1; the smallest is -qmax - 1."""
     return (1 << (bits - 1)) - 1
 
 
-def quantize_rows(x: Tensor, bits: int, clip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, bits: int, clip: Tensor | None = None, asymmetric: bool = False) -> tuple[Tensor, Tensor]:
     """Quantize every row of `x` [.., K] with its own scale: (q int8 [.., K], scale float32 [.., 1]).
 
     `clip` float [2] holds factors in (0, 1] on the row's maximum and minimum, which then decide the range:
     absmax = max(clip[0] * max(x, 0), -clip[1] * min(x, 0)) (QuantVGGT's learned activation clipping).
+    asymmetric: from the minimum to the maximum instead, see `quantize_ranges`; wider than 7 bits stays symmetric.
     A row of zeros gets scale 1, so it comes back as zeros.
     """
     x = x.float()
     high, low = row_ranges(x)
     if clip is not None:
         high, low = high * clip[0].float(), low * clip[1].float()
-    return quantize_ranges(x, high, low, bits)
+    return quantize_ranges(x, high, low, bits, asymmetric and bits <= ASYMMETRIC_BITS)
 
 
 def quantize_weight(weight: Tensor, bits: int, clip: Tensor | None = None) -> tuple[Tensor, Tensor]:

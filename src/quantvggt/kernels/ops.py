@@ -11,20 +11,45 @@ from quantvggt.kernels import cpu, reference, registry
 
 @torch.library.custom_op("quantvggt::rotate_quantize", mutates_args=())
 def rotate_quantize(
-    x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int
+    x: Tensor,
+    signs: Tensor | None,
+    smooth: Tensor | None,
+    clip: Tensor | None,
+    bits: int,
+    shift: Tensor | None = None,
+    presmooth: Tensor | None = None,
+    frame_tokens: int = 1,
+    special_tokens: int = 0,
+    special_bits: int = 8,
+    asymmetric: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Rotate, smooth and quantize every token: (q int8 [.., K], row_scale float32 [.., 1]).
 
-    In float32 whatever the dtype of `x` [.., K]: rotated by `signs` int8 [K] as in `core.rotation.rotate`,
-    divided by `smooth` float32 [K], then `core.affine.quantize_rows` to `bits` <= 8 with `clip` float32 [2].
-    This is the activation side of QuantVGGT (arXiv 2509.21302).
-    Raises InputError if K has no Hadamard matrix.
+    In float32 whatever the dtype of `x` [.., K]: less `shift`, divided by `presmooth`, rotated by `signs` int8 [K]
+    as in `core.rotation.rotate`, divided by `smooth`, each float32 [K]; then `core.affine.quantize_rows` to
+    `bits` <= 8 with `clip` float32 [2], `asymmetric` or not. The first `special_tokens` rows of every `frame_tokens`
+    get `special_bits`.
+    With `signs`, `smooth` and `clip` this is the activation side of QuantVGGT (arXiv 2509.21302).
+    Raises InputError if K has no Hadamard matrix or the rows are no whole frames.
     """
-    return registry.select("rotate_quantize", x.device).run(x, signs, smooth, clip, bits)
+    run = registry.select("rotate_quantize", x.device).run
+    return run(x, signs, smooth, clip, bits, shift, presmooth, frame_tokens, special_tokens, special_bits, asymmetric)
 
 
 @rotate_quantize.register_fake
-def _(x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int) -> tuple[Tensor, Tensor]:
+def _(
+    x: Tensor,
+    signs: Tensor | None,
+    smooth: Tensor | None,
+    clip: Tensor | None,
+    bits: int,
+    shift: Tensor | None = None,
+    presmooth: Tensor | None = None,
+    frame_tokens: int = 1,
+    special_tokens: int = 0,
+    special_bits: int = 8,
+    asymmetric: bool = False,
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 

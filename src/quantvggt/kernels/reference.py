@@ -12,14 +12,35 @@ from quantvggt.core.rotation import rotate
 
 
 def rotate_quantize(
-    x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int
+    x: Tensor,
+    signs: Tensor | None,
+    smooth: Tensor | None,
+    clip: Tensor | None,
+    bits: int,
+    shift: Tensor | None = None,
+    presmooth: Tensor | None = None,
+    frame_tokens: int = 1,
+    special_tokens: int = 0,
+    special_bits: int = 8,
+    asymmetric: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    x = x.float()
+    check_frames(x, frame_tokens)
+    x = x.float().contiguous()
+    if shift is not None:
+        x = x - shift
+    if presmooth is not None:
+        x = x / presmooth
     if signs is not None:
         x = rotate(x, signs)
     if smooth is not None:
         x = x / smooth
-    return quantize_rows(x, bits, clip)
+    q, scale = quantize_rows(x, bits, clip, asymmetric)
+    if special_tokens > 0:
+        rows, q_rows, scale_rows = (
+            value.view(-1, frame_tokens, value.shape[-1])[:, :special_tokens] for value in (x, q, scale)
+        )
+        q_rows[:], scale_rows[:] = quantize_rows(rows, special_bits, clip, asymmetric)
+    return q, scale
 
 
 def int_linear(
@@ -40,6 +61,13 @@ def int_linear(
     if bias is not None:
         y.add_(bias)
     return y.to(out_dtype).view(*q.shape[:-1], len(weight))
+
+
+def check_frames(x: Tensor, frame_tokens: int) -> None:
+    """Raises InputError unless the rows of `x` [.., K] are whole frames of `frame_tokens`."""
+    rows = x.shape[:-1].numel()
+    if frame_tokens < 1 or rows % frame_tokens:
+        raise InputError(f"{rows} tokens are no whole frames of {frame_tokens}")
 
 
 def check_weight(weight: Tensor, k: int) -> None:

@@ -46,6 +46,9 @@ class QuantLinear(nn.Module):
     weight_scale: Tensor
     input_clip: Tensor | None
     input_range: Tensor | None
+    input_shift: Tensor | None
+    input_presmooth: Tensor | None
+    input_left: Tensor | None
     rotation_signs: Tensor | None
     input_smooth: Tensor | None
 
@@ -162,22 +165,18 @@ class QuantLinear(nn.Module):
         Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
         """
         scheme = self.scheme
-        if scheme.special_bits is not None:
-            x = x.contiguous()  # then the integers are too, and frames of them can be written to
-        if scheme.per_tensor or scheme.static or scheme.asymmetric:
+        if scheme.per_tensor or scheme.static:
             return self._quantize_generally(self.transform.apply(x))
-        x = self.transform.before_rotation(x)
-        q, scale = self._quantize_tokens(x, scheme.act_bits)
+        options: dict[str, Any] = {"asymmetric": scheme.asymmetric}
+        if self.input_left is not None:
+            x = self.transform.before_rotation(x)
+        else:
+            options |= {"shift": self.input_shift, "presmooth": self.input_presmooth}
         if scheme.special_bits is not None:
-            special = self._frames(x)[:, :NUM_SPECIAL].contiguous()
-            q_special, scale_special = self._quantize_tokens(special, scheme.special_bits)
-            self._frames(q)[:, :NUM_SPECIAL] = q_special
-            self._frames(scale)[:, :NUM_SPECIAL] = scale_special
-        return q, scale
-
-    def _quantize_tokens(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+            options |= {"frame_tokens": self._frames(x).shape[1], "special_tokens": NUM_SPECIAL}
+            options["special_bits"] = scheme.special_bits
         result: tuple[Tensor, Tensor] = rotate_quantize(
-            x, self.rotation_signs, self.input_smooth, self.input_clip, bits
+            x, self.rotation_signs, self.input_smooth, self.input_clip, scheme.act_bits, **options
         )
         return result
 
@@ -195,17 +194,7 @@ class QuantLinear(nn.Module):
                 high, low = high.max(), low.min()
         if self.input_clip is not None:
             high, low = high * self.input_clip[0], low * self.input_clip[1]
-        if scheme.special_bits is None:
-            return quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
-        q, scale = quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
-        rows, tops, bottoms = (self._frames(value)[:, :NUM_SPECIAL] for value in (x, high, low))
-        special_bits = scheme.special_bits
-        q_special, scale_special = quantize_ranges(
-            rows, tops, bottoms, special_bits, scheme.asymmetric_at(special_bits)
-        )
-        self._frames(q)[:, :NUM_SPECIAL] = q_special
-        self._frames(scale)[:, :NUM_SPECIAL] = scale_special
-        return q, scale
+        return quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
 
     def _frames(self, x: Tensor) -> Tensor:
         """[.., K] seen as [frames, tokens of a frame, K]."""

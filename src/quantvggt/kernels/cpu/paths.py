@@ -14,12 +14,15 @@ from quantvggt.kernels.cpu.build import library
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # `Type` in native/args.h
 INSTRUCTIONS = {"avx512vnni": "AVX512-VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2", "portable": "portable C++"}
+# Fields of `RotateArgs` in native/args.h.
+_ROTATE_POINTERS = ("x", "shift", "presmooth", "signs", "hadamard", "smooth", "clip", "q", "scale")
+_ROTATE_NUMBERS = ("x_type", "rows", "d", "m", "bits", "frame_tokens", "special_tokens", "special_bits", "asymmetric")
 
 
 class _RotateArgs(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "signs", "hadamard", "smooth", "clip", "q", "scale")),
-        *((name, ctypes.c_int64) for name in ("x_type", "rows", "d", "m", "bits", "threads")),
+        *((name, ctypes.c_void_p) for name in _ROTATE_POINTERS),
+        *((name, ctypes.c_int64) for name in (*_ROTATE_NUMBERS, "threads")),
         ("factor", ctypes.c_float),
     )
 
@@ -53,23 +56,41 @@ class CpuPath:
         return True, f"native, {INSTRUCTIONS[self.name]}"
 
     def rotate_quantize(
-        self, x: Tensor, signs: Tensor | None, smooth: Tensor | None, clip: Tensor | None, bits: int
+        self,
+        x: Tensor,
+        signs: Tensor | None,
+        smooth: Tensor | None,
+        clip: Tensor | None,
+        bits: int,
+        shift: Tensor | None = None,
+        presmooth: Tensor | None = None,
+        frame_tokens: int = 1,
+        special_tokens: int = 0,
+        special_bits: int = 8,
+        asymmetric: bool = False,
     ) -> tuple[Tensor, Tensor]:
         d = x.shape[-1]
         m = 1 if signs is None else inner_order(d)
-        if not x.numel() or x.dtype not in TYPES or (smooth is not None and smooth.dtype != torch.float32):
-            return reference.rotate_quantize(x, signs, smooth, clip, bits)
+        wide = any(v is not None and v.dtype != torch.float32 for v in (shift, presmooth, smooth))
+        if not x.numel() or x.dtype not in TYPES or wide:
+            return reference.rotate_quantize(
+                x, signs, smooth, clip, bits, shift, presmooth, frame_tokens, special_tokens, special_bits, asymmetric
+            )
+        reference.check_frames(x, frame_tokens)
         x = x.contiguous()
         q = torch.empty(x.shape, dtype=torch.int8)
         scale = torch.empty((*x.shape[:-1], 1))
         inputs = (
+            _vector(shift, torch.float32, d, "shift"),
+            _vector(presmooth, torch.float32, d, "presmooth"),
             _vector(signs, torch.int8, d, "signs"),
             _hadamard(m) if m > 1 else None,
             _vector(smooth, torch.float32, d, "smooth"),
             _vector(clip, torch.float32, 2, "clip"),
         )
         pointers = (x, *inputs, q, scale)
-        numbers = (TYPES[x.dtype], x.numel() // d, d, m, bits, torch.get_num_threads(), d**-0.5)
+        widths = (bits, frame_tokens, special_tokens, special_bits, asymmetric)
+        numbers = (TYPES[x.dtype], x.numel() // d, d, m, *widths, torch.get_num_threads(), d**-0.5)
         self._call("rotate_quantize", _RotateArgs(*map(_address, pointers), *numbers))
         return q, scale
 

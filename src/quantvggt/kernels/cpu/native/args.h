@@ -8,13 +8,18 @@ enum Type : int64_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
 
 struct RotateArgs {
     const void *x;           // [rows, d] of x_type
+    const float *shift;      // [d] or null
+    const float *presmooth;  // [d] or null
     const int8_t *signs;     // [d], or null: no rotation
     const float *hadamard;   // [m, m] of +1 and -1, unused if m is 1
     const float *smooth;     // [d] or null
     const float *clip;       // [2] or null
     int8_t *q;               // out [rows, d]
     float *scale;            // out [rows]
-    int64_t x_type, rows, d, m, bits, threads;
+    int64_t x_type, rows, d, m, bits;
+    int64_t frame_tokens, special_tokens, special_bits; // the first special_tokens rows of each frame_tokens
+    int64_t asymmetric;      // of up to 7 bits: from the row's minimum to its maximum
+    int64_t threads;
     float factor;            // 1 / sqrt(d), rounded once
 };
 

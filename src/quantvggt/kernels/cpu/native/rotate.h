@@ -1,5 +1,5 @@
-// rotate_quantize for vectors of LANES floats. The additions are those of core/rotation.py, in its order:
-// H_m first, then butterflies from the shortest stride to the longest, then the factor.
+// rotate_quantize for vectors of LANES floats. The rotation's additions are those of core/rotation.py, in its
+// order: H_m first, then butterflies from the shortest stride to the longest, then the factor.
 #pragma once
 #include <cstring>
 
@@ -106,9 +106,21 @@ void quantize_row(const float *x, int64_t padded, const RotateArgs &args, int64_
     }
     float h = as_float(uint32_t(top_bits)), l = as_float(bottom_bits);
     if (args.clip) h *= args.clip[0], l *= args.clip[1];
-    const float top = float((1 << (args.bits - 1)) - 1), bottom = -top - 1;
-    float scale = (h > -l ? h : -l) / top;
-    if (h != h || l != l || !(scale > 0)) scale = 1;
+    const bool special = row % args.frame_tokens < args.special_tokens;
+    const int64_t bits = special ? args.special_bits : args.bits;
+    float top = float((1 << (bits - 1)) - 1), bottom = -top - 1, scale;
+    if (args.asymmetric && bits <= 7) {
+        const float levels = 2 * top + 1;
+        scale = (h - l) / levels;
+        if (!(scale > 0)) scale = 1;
+        float zero = (-l / scale + 0x1.8p23f) - 0x1.8p23f;  // rounds half to even
+        zero = zero > 0 ? zero : 0;
+        zero = zero < levels ? zero : levels;
+        bottom = -zero, top = levels - zero;
+    } else {
+        scale = (h > -l ? h : -l) / top;
+        if (h != h || l != l || !(scale > 0)) scale = 1;
+    }
     args.scale[row] = scale;
 
     const int64_t d = args.d;
@@ -128,21 +140,23 @@ template <class T>
 void rotate_rows(void *pointer, int64_t task) {
     const RotateArgs &args = *static_cast<const RotateArgs *>(pointer);
     const int64_t d = args.d, padded = (d + LANES - 1) / LANES * LANES;
-    float *x = static_cast<float *>(scratch(sizeof(float) * 3 * padded));
+    float *__restrict x = static_cast<float *>(scratch(sizeof(float) * 3 * padded));
     float *other = x + padded, *signs = other + padded;
-    if (args.signs)
-        for (int64_t i = 0; i < d; i++) signs[i] = args.signs[i];
+    // Without signs ones, so that one loop that the compiler can split by options serves all.
+    for (int64_t i = 0; i < d; i++) signs[i] = args.signs ? args.signs[i] : 1;
     for (int64_t i = d; i < padded; i++) x[i] = 0;
+    const float *shift = args.shift, *presmooth = args.presmooth;
     const int64_t first = task * ROWS_PER_TASK;
     const int64_t end = first + ROWS_PER_TASK < args.rows ? first + ROWS_PER_TASK : args.rows;
     for (int64_t row = first; row < end; row++) {
         const T *source = static_cast<const T *>(args.x) + row * d;
-        if (args.signs) {
-            for (int64_t i = 0; i < d; i++) x[i] = widen(source[i]) * signs[i];
-            hadamard(x, other, args);
-        } else {
-            for (int64_t i = 0; i < d; i++) x[i] = widen(source[i]);
+        for (int64_t i = 0; i < d; i++) {
+            float v = widen(source[i]);
+            if (shift) v -= shift[i];
+            if (presmooth) v /= presmooth[i];
+            x[i] = v * signs[i];
         }
+        if (args.signs) hadamard(x, other, args);
         if (args.smooth)
             for (int64_t i = 0; i < d; i++) x[i] /= args.smooth[i];
         quantize_row(x, padded, args, row);
