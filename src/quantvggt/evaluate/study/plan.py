@@ -112,6 +112,13 @@ COMPONENTS = (
     Variant("Rotation, then scale (DSFQ)", "dsfq"),
     Variant("DSFQ, learned", "dsfq-learned", BRIEFLY),
 )
+PARTS_OF_BEST = (
+    Variant("best", "best"),
+    Variant("special tokens as narrow as all others", "best", (("special_bits", 0),)),
+    Variant("symmetric ranges", "best", (("asymmetric", False),)),
+    Variant("both of these", "best", (("special_bits", 0), ("asymmetric", False))),
+    Variant("not centred", "best", (("shift", False),)),
+)
 GRANULARITIES = {
     "static, tensor": "-tensor-static",
     "static, token": "-static",
@@ -130,6 +137,7 @@ PARTS = {
     "float": "Full precision",
     "main": "Methods on every scheme",
     "components": "What each part of DSFQ brings",
+    "best": "What each part of best brings",
     "granularity": "Activation scales: static or dynamic, per tensor or per token",
     "alpha": "DSFQ's share of the outliers that moves into the weights",
     "sampling": "How the calibration set is chosen from a pool with broken clips",
@@ -155,6 +163,7 @@ def _entries() -> Iterator[Entry]:
     yield from _table("main", UNTRAINED, HARD)
     yield from _table("components", COMPONENTS, HARD)
     yield from _table("main", TRAINED, HARD[:1])
+    yield from _parts_of_best()
     yield from _sampling(HARD[1:])
     yield from _table("main", TRAINED, HARD[1:])
     yield from _granularity()
@@ -173,6 +182,11 @@ def _table(part: str, variants: Sequence[Variant], schemes: Sequence[str]) -> It
 
 def _cell(form: str, scheme: str, variant: Variant, seed: int) -> Cell:
     return Cell(form, scheme, variant.method, 0 if variant.method in FIXED else seed, variant.settings)
+
+
+def _parts_of_best() -> Iterator[Entry]:
+    for scheme, seed, variant in product(HARD, SEEDS, PARTS_OF_BEST):
+        yield Entry("best", variant.label, _cell(NANO, scheme, variant, seed))
 
 
 def _granularity() -> Iterator[Entry]:
