@@ -82,7 +82,7 @@ def test_importing_every_room_starts_no_gpu_no_viewer_and_no_network_library() -
 
 
 def test_public_names_are_what_they_say() -> None:
-    names = "load, quantize, save, reconstruct, Scheme, Scene, InputError, QuantVGGTError"
+    names = "load, select_calibration, quantize, save, reconstruct, Scheme, Scene, InputError, QuantVGGTError"
     assert run(f"from quantvggt import {names}; print(callable(reconstruct))") == "True"
     # A subpackage of the same name would shadow a public function once something has imported it.
     assert run("import quantvggt as qv, quantvggt.api; print(type(qv.reconstruct).__name__)") == "function"
