@@ -144,5 +144,6 @@ def _table(features: PoolFeatures, selection: Selection) -> str:
 
 
 def _plot(figure: go.Figure) -> str:
-    html = figure.to_html(include_plotlyjs=False, full_html=False, config={"displaylogo": False, "responsive": True})
+    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+    html = figure.to_html(include_plotlyjs=False, full_html=False, config=config)
     return f'<div class="scroll"><div class="plots">{html}</div></div>'
