@@ -22,9 +22,10 @@ def _add_fast(op, usable=True, reason="has what it needs"):
     return backend
 
 
-def test_reference_runs_both_ops_unless_something_better_is_registered():
+def test_reference_runs_every_op_unless_something_better_is_registered():
     assert registry.report() == [
-        Row(op, "reference", True, "plain PyTorch, runs on every device") for op in ("rotate_quantize", "int_linear")
+        Row(op, "reference", True, "plain PyTorch, runs on every device")
+        for op in ("rotate_quantize", "int_linear", "attention")
     ]
 
 
@@ -64,8 +65,15 @@ def test_forcing_what_cannot_be():
     registry.force("fast")
     with pytest.raises(InputError, match="can't run int_linear on cpu: no compiler found"):
         registry.select("int_linear", CPU)
-    with pytest.raises(InputError, match="don't implement rotate_quantize"):
-        registry.select("rotate_quantize", CPU)
+
+
+def test_an_op_that_lacks_the_forced_backend_runs_its_reference():
+    _add_fast("rotate_quantize")
+    registry.register("rotate_quantize", Backend("other", print, lambda device: (True, "always")))
+    _add_fast("int_linear")
+    registry.force("other")
+    assert registry.select("rotate_quantize", CPU).name == "other"
+    assert registry.select("int_linear", CPU).name == "reference"
 
 
 def test_a_wrong_environment_variable_is_named(monkeypatch):

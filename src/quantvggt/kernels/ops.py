@@ -1,4 +1,4 @@
-"""The two ops that carry the method, registered with torch.library and run by the registry's backend.
+"""The ops that carry the method, registered with torch.library and run by the registry's backend.
 
 They have no gradient: learning uses the differentiable pieces in `core` instead.
 """
@@ -84,10 +84,49 @@ def _(
     return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=out_dtype)
 
 
+@torch.library.custom_op("quantvggt::attention", mutates_args=())
+def attention(
+    qkv: Tensor,
+    num_heads: int,
+    q_weight: Tensor | None,
+    q_bias: Tensor | None,
+    k_weight: Tensor | None,
+    k_bias: Tensor | None,
+    eps: float,
+    cosine: Tensor | None,
+    sine: Tensor | None,
+) -> Tensor:
+    """Multi-head self-attention from the joint projection: qkv [B, N, 3C] -> [B, N, C], heads side by side.
+
+    Queries and keys go through LayerNorm (weights and biases [C / num_heads] and `eps`, or all None) and are turned by
+    the rotary tables `cosine` and `sine` float32 [P, C / num_heads] of one frame (`models.rope`), which serve each of
+    the N / P frames; then softmax(q k^T / sqrt(C / num_heads)) v. In bfloat16 sums are float32 and each product's
+    factors are rounded once; backends agree within that.
+    Raises InputError if the shapes don't fit.
+    """
+    run = registry.select("attention", qkv.device).run
+    return run(qkv, num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine)
+
+
+@attention.register_fake
+def _(
+    qkv: Tensor,
+    num_heads: int,
+    q_weight: Tensor | None,
+    q_bias: Tensor | None,
+    k_weight: Tensor | None,
+    k_bias: Tensor | None,
+    eps: float,
+    cosine: Tensor | None,
+    sine: Tensor | None,
+) -> Tensor:
+    return qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
+
+
 def _anywhere(device: torch.device) -> tuple[bool, str]:
     return True, "plain PyTorch, runs on every device"
 
 
-for _op in ("rotate_quantize", "int_linear"):
+for _op in ("rotate_quantize", "int_linear", "attention"):
     registry.register(_op, registry.Backend("reference", getattr(reference, _op), _anywhere))
 cpu.register()

@@ -1,8 +1,9 @@
-"""The two ops in plain PyTorch: the definition every other backend must agree with."""
+"""The ops in plain PyTorch: the definition every other backend must agree with."""
 
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantvggt.core.affine import quantize_rows
@@ -61,6 +62,44 @@ def int_linear(
     if bias is not None:
         y.add_(bias)
     return y.to(out_dtype).view(*q.shape[:-1], len(weight))
+
+
+def attention(
+    qkv: Tensor,
+    num_heads: int,
+    q_weight: Tensor | None,
+    q_bias: Tensor | None,
+    k_weight: Tensor | None,
+    k_bias: Tensor | None,
+    eps: float,
+    cosine: Tensor | None,
+    sine: Tensor | None,
+) -> Tensor:
+    check_attention(qkv, num_heads, cosine)
+    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    if q_weight is not None:
+        q = F.layer_norm(q, q.shape[-1:], q_weight, q_bias, eps)
+        k = F.layer_norm(k, k.shape[-1:], k_weight, k_bias, eps)
+    if cosine is not None and sine is not None:
+        q, k = _rotary(q, cosine, sine), _rotary(k, cosine, sine)
+    y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+    return y.transpose(1, 2).flatten(2)
+
+
+def _rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotate x [B, h, S P, d]; the tables [P, d] of one frame serve each of the S frames."""
+    frames = x.unflatten(2, (-1, len(cosine)))
+    a, b = frames.unflatten(-1, (2, 2, -1)).unbind(-2)
+    turned = torch.stack((-b, a), dim=-2).flatten(-3)
+    return (frames * cosine + turned * sine).flatten(2, 3)
+
+
+def check_attention(qkv: Tensor, num_heads: int, cosine: Tensor | None) -> None:
+    """Raises InputError unless `qkv` is [B, N, 3 h d] of whole frames."""
+    if qkv.ndim != 3 or qkv.shape[-1] % (3 * num_heads):
+        raise InputError(f"attention with {num_heads} heads takes [B, N, 3 h d], got {list(qkv.shape)}")
+    if cosine is not None and (qkv.shape[1] % len(cosine) or cosine.shape[-1] * 3 * num_heads != qkv.shape[-1]):
+        raise InputError(f"rotary tables {list(cosine.shape)} don't fit {list(qkv.shape)} and {num_heads} heads")
 
 
 def check_frames(x: Tensor, frame_tokens: int) -> None:

@@ -1,7 +1,7 @@
 """Which backend runs which op on which device, and why.
 
 Backends of an op are kept best first; the first usable one is taken. `force` or the environment variable
-QUANTVGGT_KERNELS names one backend for every op instead.
+QUANTVGGT_KERNELS names one backend instead; an op that has none of that name runs its reference.
 """
 
 import os
@@ -45,7 +45,7 @@ def register(op: str, backend: Backend) -> None:
 
 
 def force(name: str | None) -> None:
-    """Use the backend `name` for every op from now on; None goes back to choosing.
+    """Use the backend `name` from now on, and the reference of ops that lack it; None goes back to choosing.
 
     Raises InputError if no op has a backend of that name.
     """
@@ -58,6 +58,8 @@ def force(name: str | None) -> None:
 def select(op: str, device: torch.device) -> Backend:
     """The backend that runs `op` on `device`. Raises InputError if a forced one is unknown or can't run."""
     name = _forced_name()
+    if name is not None and all(backend.name != name for backend in _backends[op]):
+        return _backends[op][-1]
     for backend in _backends[op]:
         if name not in (None, backend.name):
             continue
@@ -66,7 +68,7 @@ def select(op: str, device: torch.device) -> Backend:
             return backend
         if name is not None:
             raise InputError(f"kernels {name!r} can't run {op} on {device}: {reason}; unset {ENVIRONMENT}")
-    raise InputError(f"kernels {name!r} don't implement {op}; unset {ENVIRONMENT}")
+    raise InputError(f"no kernel runs {op} on {device}")
 
 
 def report(device: torch.device | str = "cpu") -> list[Row]:

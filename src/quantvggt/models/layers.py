@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.models.rope import RopeTables, apply_rope
+from quantvggt.kernels import ops, reference
+from quantvggt.models.rope import RopeTables
 
 MLP_ROWS_PER_CHUNK = 8192
 
@@ -56,12 +57,16 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: RopeTables | None = None) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
-        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
-        return self.proj(y.transpose(1, 2).flatten(2))
+        qkv = self.qkv(x)
+        q_weight, q_bias, k_weight, k_bias, eps = None, None, None, None, 0.0
+        if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
+            q_weight, q_bias = self.q_norm.weight, self.q_norm.bias
+            k_weight, k_bias, eps = self.k_norm.weight, self.k_norm.bias, self.q_norm.eps
+        cosine, sine = rope or (None, None)
+        # The kernel has no gradient, and bfloat16 products: the reference is for training and for full precision.
+        fast = qkv.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        attend = ops.attention if fast else reference.attention
+        return self.proj(attend(qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine))
 
 
 class Block(nn.Module):

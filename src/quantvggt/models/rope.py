@@ -27,11 +27,3 @@ def rope_tables(rows: int, columns: int, special: int, dim: int, device: torch.d
     angles = positions[:, :, None] * frequencies  # [P, 2, d/4]
     angles = angles[:, :, None].expand(-1, -1, 2, -1).flatten(1)
     return RopeTables(angles.cos(), angles.sin())
-
-
-def apply_rope(x: Tensor, tables: RopeTables) -> Tensor:
-    """Rotate x [B, h, S * P, d]; the tables of one frame serve each of the S frames."""
-    frames = x.unflatten(2, (-1, len(tables.cos)))
-    a, b = frames.unflatten(-1, (2, 2, -1)).unbind(-2)
-    turned = torch.stack((-b, a), dim=-2).flatten(-3)
-    return (frames * tables.cos + turned * tables.sin).flatten(2, 3)

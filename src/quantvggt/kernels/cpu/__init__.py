@@ -1,7 +1,10 @@
 """Native CPU kernels, compiled on first use: the fastest path this CPU has runs, each can be forced by name."""
 
+from functools import partial
+
 from quantvggt.kernels import registry
-from quantvggt.kernels.cpu.build import PATHS
+from quantvggt.kernels.cpu import attention
+from quantvggt.kernels.cpu.build import ATTENTION_PATHS, PATHS
 from quantvggt.kernels.cpu.paths import CpuPath
 
 
@@ -11,3 +14,6 @@ def register() -> None:
         path = CpuPath(name)
         for op, run in (("rotate_quantize", path.rotate_quantize), ("int_linear", path.int_linear)):
             registry.register(op, registry.Backend(f"cpu-{name}", run, path.check))
+    for name in ATTENTION_PATHS:
+        run, check = partial(attention.run, name), partial(attention.check, name)
+        registry.register("attention", registry.Backend(f"cpu-{name}", run, check))

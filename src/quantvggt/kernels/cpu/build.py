@@ -14,8 +14,10 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
@@ -32,8 +34,17 @@ PATH_FLAGS = {
     "avx2": ["-mavx2"],
 }
 LINK_FLAGS = ["-shared", "-pthread", *([] if platform.system() == "Darwin" else ["-ldl"])]
+ATTENTION_FLAGS = {"avx512bf16": [*AVX512, "-mavx512bf16"]}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-PATHS = (*(PATH_FLAGS if X86 else ()), "portable")  # best first
+PATHS = (*(PATH_FLAGS if X86 else ()), "portable")  # of the integer ops, best first
+INSTRUCTIONS = {
+    "avx512bf16": "AVX512-BF16",
+    "avx512vnni": "AVX512-VNNI",
+    "avxvnni": "AVX-VNNI",
+    "avx2": "AVX2",
+    "portable": "portable C++",
+}
+ATTENTION_PATHS = tuple(ATTENTION_FLAGS) if X86 else ()
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -49,6 +60,26 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     except BuildError as error:
         warnings.warn(f"no native CPU kernels: {error}; the slower PyTorch reference runs instead", stacklevel=2)
         return None, str(error)
+
+
+def usable(path: str, op: str) -> tuple[bool, str]:
+    """Can this CPU run `op` on `path`, and why (not)? The first call builds the library."""
+    native, reason = library()
+    if native is None:
+        return False, reason
+    if not getattr(native, f"{path}_supported")():
+        return False, f"this CPU has no {INSTRUCTIONS[path]}"
+    if not hasattr(native, f"{path}_{op}"):
+        return False, f"the C++ compiler is too old for {INSTRUCTIONS[path]}"
+    return True, f"native, {INSTRUCTIONS[path]}"
+
+
+def function(path: str, op: str) -> Callable[[Any], None]:
+    """The native function of a usable path; it takes a reference to the op's arguments (native/args.h)."""
+    native, _ = library()
+    found: Any = getattr(native, f"{path}_{op}")
+    found.restype = None
+    return found
 
 
 def cache_folder() -> Path:
@@ -90,8 +121,8 @@ def _compiler() -> list[str]:
 def _key(compiler: list[str]) -> str:
     binary = Path(compiler[0]).resolve()
     stat = binary.stat()
-    identity = [platform.machine(), str(binary), stat.st_size, stat.st_mtime_ns, compiler[1:], FLAGS, PATH_FLAGS]
-    digest = hashlib.sha256(repr([*identity, LINK_FLAGS]).encode())
+    identity = [platform.machine(), str(binary), stat.st_size, stat.st_mtime_ns, compiler[1:], FLAGS, LINK_FLAGS]
+    digest = hashlib.sha256(repr([*identity, PATH_FLAGS, ATTENTION_FLAGS]).encode())
     for file in sorted(SOURCES.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:32]
@@ -109,8 +140,9 @@ def _intact(path: Path) -> bool:
 def _build(compiler: list[str], folder: Path) -> Path:
     """Compile and link in `folder`. A path the compiler is too old for is left out."""
     jobs = {}
-    for name in ("host", *PATHS):
-        command = [*compiler, *FLAGS, *PATH_FLAGS.get(name, []), "-c", str(SOURCES / f"{name}.cpp")]
+    for name in ("host", *PATHS, *ATTENTION_PATHS):
+        extra = (PATH_FLAGS | ATTENTION_FLAGS).get(name, [])
+        command = [*compiler, *FLAGS, *extra, "-c", str(SOURCES / f"{name}.cpp")]
         jobs[name] = _start([*command, "-o", str(folder / f"{name}.o")])
     errors = {name: job.communicate()[1] for name, job in jobs.items()}
     for name in ("host", "portable"):

@@ -1,19 +1,16 @@
-"""The two ops on one path of the native library: check the tensors, hand over their addresses."""
+"""The integer ops on one path of the native library: check the tensors, hand over their addresses."""
 
 import ctypes
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantvggt.core.rotation import inner_order, paley
 from quantvggt.kernels import reference
-from quantvggt.kernels.cpu.build import library
+from quantvggt.kernels.cpu.build import function, usable
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # `Type` in native/args.h
-INSTRUCTIONS = {"avx512vnni": "AVX512-VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2", "portable": "portable C++"}
 # Fields of `RotateArgs` in native/args.h.
 _ROTATE_POINTERS = ("x", "shift", "presmooth", "signs", "hadamard", "smooth", "clip", "q", "scale")
 _ROTATE_NUMBERS = ("x_type", "rows", "d", "m", "bits", "frame_tokens", "special_tokens", "special_bits", "asymmetric")
@@ -42,18 +39,7 @@ class CpuPath:
 
     def check(self, device: torch.device) -> tuple[bool, str]:
         """Can this path run on `device`, and why (not)? The first call for a CPU builds the library."""
-        return self._on_cpu() if device.type == "cpu" else (False, "CPU only")
-
-    @lru_cache  # noqa: B019 - the few paths live as long as the process
-    def _on_cpu(self) -> tuple[bool, str]:
-        native, reason = library()
-        if native is None:
-            return False, reason
-        if not getattr(native, f"{self.name}_supported")():
-            return False, f"this CPU has no {INSTRUCTIONS[self.name]}"
-        if not hasattr(native, f"{self.name}_int_linear"):
-            return False, f"the C++ compiler is too old for {INSTRUCTIONS[self.name]}"
-        return True, f"native, {INSTRUCTIONS[self.name]}"
+        return usable(self.name, "int_linear") if device.type == "cpu" else (False, "CPU only")
 
     def rotate_quantize(
         self,
@@ -81,17 +67,17 @@ class CpuPath:
         q = torch.empty(x.shape, dtype=torch.int8)
         scale = torch.empty((*x.shape[:-1], 1))
         inputs = (
-            _vector(shift, torch.float32, d, "shift"),
-            _vector(presmooth, torch.float32, d, "presmooth"),
-            _vector(signs, torch.int8, d, "signs"),
+            vector(shift, torch.float32, d, "shift"),
+            vector(presmooth, torch.float32, d, "presmooth"),
+            vector(signs, torch.int8, d, "signs"),
             _hadamard(m) if m > 1 else None,
-            _vector(smooth, torch.float32, d, "smooth"),
-            _vector(clip, torch.float32, 2, "clip"),
+            vector(smooth, torch.float32, d, "smooth"),
+            vector(clip, torch.float32, 2, "clip"),
         )
         pointers = (x, *inputs, q, scale)
         widths = (bits, frame_tokens, special_tokens, special_bits, asymmetric)
         numbers = (TYPES[x.dtype], x.numel() // d, d, m, *widths, torch.get_num_threads(), d**-0.5)
-        self._call("rotate_quantize", _RotateArgs(*map(_address, pointers), *numbers))
+        function(self.name, "rotate_quantize")(ctypes.byref(_RotateArgs(*map(address, pointers), *numbers)))
         return q, scale
 
     def int_linear(
@@ -113,28 +99,18 @@ class CpuPath:
         y = torch.empty((*q.shape[:-1], n), dtype=out_dtype)
         pointers = (
             q,
-            _vector(row_scale, torch.float32, rows, "row_scale"),
+            vector(row_scale, torch.float32, rows, "row_scale"),
             weight.contiguous(),
-            _vector(weight_scale, torch.float32, n, "weight_scale"),
-            _vector(bias, torch.float32, n, "bias"),
+            vector(weight_scale, torch.float32, n, "weight_scale"),
+            vector(bias, torch.float32, n, "bias"),
             y,
         )
         numbers = (TYPES[out_dtype], weight.dtype == torch.int32, rows, n, k, torch.get_num_threads())
-        self._call("int_linear", _LinearArgs(*map(_address, pointers), *numbers))
+        function(self.name, "int_linear")(ctypes.byref(_LinearArgs(*map(address, pointers), *numbers)))
         return y
 
-    def _call(self, op: str, args: ctypes.Structure) -> None:
-        self._function(op)(ctypes.byref(args))
 
-    @lru_cache  # noqa: B019
-    def _function(self, op: str) -> Callable[[Any], None]:
-        native, _ = library()
-        function: Any = getattr(native, f"{self.name}_{op}")
-        function.restype = None
-        return function
-
-
-def _vector(values: Tensor | None, dtype: torch.dtype, count: int, name: str) -> Tensor | None:
+def vector(values: Tensor | None, dtype: torch.dtype, count: int, name: str) -> Tensor | None:
     """`values` as `count` contiguous numbers: the native code trusts the sizes it is told."""
     if values is None:
         return None
@@ -143,7 +119,7 @@ def _vector(values: Tensor | None, dtype: torch.dtype, count: int, name: str) ->
     return values.to(dtype).contiguous()
 
 
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 

@@ -32,3 +32,13 @@ struct LinearArgs {
     void *out;               // [m, n] of out_type
     int64_t out_type, packed, m, n, k, threads;
 };
+
+struct AttentionArgs {
+    const void *qkv;         // bfloat16 [batch, n, 3, heads, d]
+    const float *q_weight, *q_bias, *k_weight, *k_bias; // [d] or null: LayerNorm of queries and keys
+    const float *cosine, *sine; // [frame_tokens, d] or null: rotary embedding
+    uint32_t *workspace;     // batch * heads * d * (n up to a multiple of 16) words
+    void *out;               // bfloat16 [batch, n, heads, d]
+    int64_t batch, n, heads, d, frame_tokens, threads;
+    float eps, scale;        // of LayerNorm; of scores, times log2(e)
+};

@@ -100,6 +100,7 @@ EXPORT int avx512vnni_supported() {
     const bool f = cpu().seven_b >> 16 & 1, bw = cpu().seven_b >> 30 & 1, vl = cpu().seven_b >> 31 & 1;
     return cpu().zmm && f && bw && vl && cpu().seven_c >> 11 & 1;
 }
+EXPORT int avx512bf16_supported() { return avx512vnni_supported() && cpu().seven_one_a >> 5 & 1; }
 #endif
 
 // A new path says here whether it can run (AMX would also ask the system for its tiles).

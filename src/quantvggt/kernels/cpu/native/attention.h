@@ -1,0 +1,232 @@
+// Softmax attention for d channels a head, after LayerNorm and rotary embedding of queries and keys, in bfloat16
+// with float32 sums. Keys and values of every head are first laid out once in pairs, as vdpbf16ps takes them; then
+// a task takes a block of queries through all keys, block by block, with a running maximum (Flash attention, arXiv
+// 2205.14135), so no score leaves the caches.
+#pragma once
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "args.h"
+#include "host.h"
+#include "numbers.h"
+
+namespace {
+
+constexpr int64_t KEYS = 256;       // of a block: its scores stay in L1
+constexpr int64_t ROWS = 12;        // queries that share a load of keys
+constexpr int64_t QUERIES = 96;     // of a task, which share a block of keys in L2
+constexpr int64_t KEYS_PER_TASK = 64;
+
+inline __m512bh pairs(const void *p) { __m512i v = _mm512_loadu_si512(p); return reinterpret_cast<__m512bh &>(v); }
+inline __m512bh pair(const void *p) {
+    int32_t word;
+    std::memcpy(&word, p, 4);
+    __m512i v = _mm512_set1_epi32(word);
+    return reinterpret_cast<__m512bh &>(v);
+}
+
+// 2^x for x <= 0, to 3e-6; what is below 2^-126 becomes 0 or less than a float's smallest number.
+inline __m512 exp2(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-200), x);
+    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 f = _mm512_sub_ps(x, whole);  // in [-1/2, 1/2]
+    __m512 y = _mm512_set1_ps(0x1.3a02c4p-7f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.c9fc4ep-5f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.ec0378p-3f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.62e12cp-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1));
+    return _mm512_scalef_ps(y, whole);
+}
+
+template <int D>
+struct Attention {
+    static constexpr int64_t WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
+
+    const AttentionArgs &args;
+    int64_t keys, key_tasks, query_tasks;  // keys: padded to whole vectors; tasks of one head
+
+    explicit Attention(const AttentionArgs &a) : args(a) {
+        keys = (a.n + 15) / 16 * 16;
+        key_tasks = (keys + KEYS_PER_TASK - 1) / KEYS_PER_TASK;
+        query_tasks = (a.n + QUERIES - 1) / QUERIES;
+    }
+
+    // [panel of 16 keys][pair of channels][key], and behind it [pair of keys][channel].
+    uint32_t *key_words(int64_t head) const { return args.workspace + head * keys * 2 * WORDS; }
+    uint32_t *value_words(int64_t head) const { return key_words(head) + keys * WORDS; }
+
+    // Channel 0 of a head's query (part 0), key (1) or value (2) of a token; `head` counts through the batch.
+    const bfloat16 *source(int64_t head, int64_t token, int64_t part) const {
+        const int64_t batch = head / args.heads;
+        return static_cast<const bfloat16 *>(args.qkv) +
+               ((batch * args.n + token) * 3 + part) * args.heads * D + head % args.heads * D;
+    }
+
+    static float sum(const float *x) {
+        __m512 total = _mm512_loadu_ps(x);
+        for (int i = 16; i < D; i += 16) total = _mm512_add_ps(total, _mm512_loadu_ps(x + i));
+        return _mm512_reduce_add_ps(total);
+    }
+
+    // LayerNorm and rotation of one query or key.
+    void prepare(const bfloat16 *in, int64_t token, const float *weight, const float *bias, uint16_t *out) const {
+        float x[D], turned[D];
+        for (int i = 0; i < D; i++) x[i] = widen(in[i]);
+        if (weight) {
+            const float mean = sum(x) / D;
+            for (int i = 0; i < D; i++) x[i] -= mean, turned[i] = x[i] * x[i];
+            const float scale = 1 / std::sqrt(sum(turned) / D + args.eps);
+            for (int i = 0; i < D; i++) x[i] = x[i] * scale * weight[i] + bias[i];
+        }
+        if (args.cosine) {
+            const float *cosine = args.cosine + token % args.frame_tokens * D;
+            const float *sine = args.sine + token % args.frame_tokens * D;
+            constexpr int Q = D / 4;  // the first half turns with y, the second with x
+            for (int i = 0; i < Q; i++)
+                turned[i] = -x[i + Q], turned[i + Q] = x[i], turned[i + 2 * Q] = -x[i + 3 * Q],
+                turned[i + 3 * Q] = x[i + 2 * Q];
+            for (int i = 0; i < D; i++) x[i] = x[i] * cosine[i] + turned[i] * sine[i];
+        }
+        for (int i = 0; i < D; i++) {
+            bfloat16 rounded;
+            narrow(x[i], rounded);
+            out[i] = rounded.bits;
+        }
+    }
+
+    static void lay_out(void *pointer, int64_t task) {
+        const Attention &self = *static_cast<const Attention *>(pointer);
+        const int64_t head = task / self.key_tasks, first = task % self.key_tasks * KEYS_PER_TASK;
+        const int64_t end = first + KEYS_PER_TASK < self.keys ? first + KEYS_PER_TASK : self.keys;
+        uint32_t *k = self.key_words(head), *v = self.value_words(head);
+        for (int64_t token = first; token < end; token++) {
+            uint16_t key[D] = {}, value[D] = {};
+            if (token < self.args.n) {
+                self.prepare(self.source(head, token, 1), token, self.args.k_weight, self.args.k_bias, key);
+                std::memcpy(value, self.source(head, token, 2), sizeof value);
+            }
+            uint32_t *panel = k + token / 16 * 16 * WORDS + token % 16;
+            for (int64_t w = 0; w < WORDS; w++) panel[w * 16] = key[2 * w] | uint32_t(key[2 * w + 1]) << 16;
+            uint32_t *row = v + token / 2 * D;
+            for (int i = 0; i < D; i++) row[i] = token % 2 ? row[i] | uint32_t(value[i]) << 16 : value[i];
+        }
+    }
+
+    struct State {  // of a task's queries
+        alignas(64) float out[QUERIES][D];
+        alignas(64) float scores[ROWS][KEYS];
+        alignas(64) uint16_t weights[ROWS][KEYS];
+        alignas(64) uint16_t queries[QUERIES][D];
+        float maximum[QUERIES], sum[QUERIES];
+    };
+
+    static void attend(void *pointer, int64_t task) {
+        const Attention &self = *static_cast<const Attention *>(pointer);
+        const AttentionArgs &args = self.args;
+        const int64_t head = task / self.query_tasks, first = task % self.query_tasks * QUERIES;
+        const int64_t count = args.n - first < QUERIES ? args.n - first : QUERIES;
+        const int64_t padded = (count + ROWS - 1) / ROWS * ROWS;
+        State &state = *static_cast<State *>(scratch(sizeof(State)));
+        std::memset(state.out, 0, sizeof(float) * padded * D);
+        for (int64_t q = 0; q < padded; q++) {
+            state.maximum[q] = -INFINITY, state.sum[q] = 0;
+            // Absent queries repeat the last one.
+            const int64_t token = first + (q < count ? q : count - 1);
+            self.prepare(self.source(head, token, 0), token, args.q_weight, args.q_bias, state.queries[q]);
+        }
+        const uint32_t *k = self.key_words(head), *v = self.value_words(head);
+        for (int64_t key = 0; key < self.keys; key += KEYS) {
+            const int64_t width = self.keys - key < KEYS ? self.keys - key : KEYS;
+            for (int64_t q = 0; q < padded; q += ROWS) {
+                self.score(state, q, k + key * WORDS, width);
+                for (int64_t i = args.n - key; i < width; i++)
+                    for (int64_t r = 0; r < ROWS; r++) state.scores[r][i] = -INFINITY;
+                for (int64_t r = 0; r < ROWS; r++) self.weigh(state, q + r, r, width);
+                for (int64_t r = 0; r < ROWS; r += VALUE_ROWS) add_values(state, q + r, r, v + key / 2 * D, width);
+            }
+        }
+        const int64_t batch = head / args.heads;
+        for (int64_t q = 0; q < count; q++) {
+            bfloat16 *out = static_cast<bfloat16 *>(args.out) + ((batch * args.n + first + q) * args.heads + head % args.heads) * D;
+            const float factor = 1 / state.sum[q];
+            for (int i = 0; i < D; i++) narrow(state.out[q][i] * factor, out[i]);
+        }
+    }
+
+    // scores[r][i] = query q + r . key i
+    static void score(State &state, int64_t q, const uint32_t *k, int64_t width) {
+        for (int64_t i = 0; i < width; i += 32) {
+            // The second half of a last panel is read from the first, and overwritten or never read.
+            const uint32_t *k0 = k + i * WORDS, *k1 = i + 16 < width ? k0 + 16 * WORDS : k0;
+            __m512 acc[ROWS][2];
+            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+            for (int64_t w = 0; w < WORDS; w++) {
+                const __m512bh a = pairs(k0 + w * 16), b = pairs(k1 + w * 16);
+#pragma GCC unroll 12
+                for (int r = 0; r < ROWS; r++) {
+                    const __m512bh x = pair(&state.queries[q + r][2 * w]);
+                    acc[r][0] = _mm512_dpbf16_ps(acc[r][0], a, x);
+                    acc[r][1] = _mm512_dpbf16_ps(acc[r][1], b, x);
+                }
+            }
+            for (int r = 0; r < ROWS; r++) {
+                _mm512_store_ps(&state.scores[r][i], acc[r][0]);
+                _mm512_store_ps(&state.scores[r][i + 16], acc[r][1]);
+            }
+        }
+    }
+
+    // Scores to exponentials against the row's new maximum; what was summed before is scaled to it.
+    void weigh(State &state, int64_t q, int64_t r, int64_t width) const {
+        const __m512 scale = _mm512_set1_ps(args.scale);  // log2(e) in it: powers of 2 replace those of e
+        __m512 top = _mm512_set1_ps(-INFINITY);
+        for (int64_t i = 0; i < width; i += 16) top = _mm512_max_ps(top, _mm512_load_ps(&state.scores[r][i]));
+        float maximum = _mm512_reduce_max_ps(top) * args.scale;
+        if (maximum > state.maximum[q]) {
+            const float factor = std::exp2(state.maximum[q] - maximum);
+            state.maximum[q] = maximum, state.sum[q] *= factor;
+            for (int i = 0; i < D; i += 16)
+                _mm512_store_ps(&state.out[q][i], _mm512_mul_ps(_mm512_load_ps(&state.out[q][i]), _mm512_set1_ps(factor)));
+        }
+        const __m512 shift = _mm512_set1_ps(state.maximum[q]);
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < width; i += 16) {
+            const __m512 e = exp2(_mm512_fmsub_ps(_mm512_load_ps(&state.scores[r][i]), scale, shift));
+            sum = _mm512_add_ps(sum, e);
+            __m256bh rounded = _mm512_cvtneps_pbh(e);
+            std::memcpy(&state.weights[r][i], &rounded, sizeof rounded);
+        }
+        state.sum[q] += _mm512_reduce_add_ps(sum);
+    }
+
+    // out[q + r] += weights[r] . values, for VALUE_ROWS queries.
+    static void add_values(State &state, int64_t q, int64_t r, const uint32_t *v, int64_t width) {
+        __m512 acc[VALUE_ROWS][COLUMNS];
+        for (int i = 0; i < VALUE_ROWS; i++)
+            for (int c = 0; c < COLUMNS; c++) acc[i][c] = _mm512_load_ps(&state.out[q + i][16 * c]);
+        for (int64_t s = 0; s < width / 2; s++, v += D) {
+            __m512bh value[COLUMNS];
+            for (int c = 0; c < COLUMNS; c++) value[c] = pairs(v + 16 * c);
+#pragma GCC unroll 12
+            for (int i = 0; i < VALUE_ROWS; i++) {
+                const __m512bh x = pair(&state.weights[r + i][2 * s]);
+#pragma GCC unroll 8
+                for (int c = 0; c < COLUMNS; c++) acc[i][c] = _mm512_dpbf16_ps(acc[i][c], value[c], x);
+            }
+        }
+        for (int i = 0; i < VALUE_ROWS; i++)
+            for (int c = 0; c < COLUMNS; c++) _mm512_store_ps(&state.out[q + i][16 * c], acc[i][c]);
+    }
+};
+
+template <int D>
+void attention(const AttentionArgs *args) {
+    Attention<D> self(*args);
+    const int64_t heads = args->batch * args->heads;
+    run_tasks(heads * self.key_tasks, args->threads, Attention<D>::lay_out, &self);
+    run_tasks(heads * self.query_tasks, args->threads, Attention<D>::attend, &self);
+}
+
+}  // namespace

@@ -1,0 +1,118 @@
+"""Attention against float64, and against what PyTorch's own bfloat16 attention loses."""
+
+import pytest
+import torch
+
+from quantvggt.core.errors import InputError
+from quantvggt.kernels import ops, reference, registry
+from quantvggt.kernels.cpu import attention as native
+from quantvggt.kernels.cpu.build import ATTENTION_PATHS
+from quantvggt.models.rope import rope_tables
+
+CPU = torch.device("cpu")
+
+# (batch, frames, patch rows and columns, heads, channels of a head): one token, ragged blocks of queries (96) and
+# keys (256), more than one block of keys, every head size.
+SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 5, 9, 2, 64)]
+
+
+@pytest.fixture(params=[*ATTENTION_PATHS, "reference"])
+def backend(request, monkeypatch):
+    """Each backend in turn, forced; skipped where this CPU or compiler lacks it."""
+    name = request.param
+    if name != "reference":
+        usable, reason = native.check(name, CPU)
+        if not usable:
+            pytest.skip(reason)
+        name = f"cpu-{name}"
+    monkeypatch.setattr(registry, "_forced", name)
+    return name
+
+
+def _inputs(batch, frames, side, heads, d, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    tokens = 5 + side * side
+    qkv = torch.randn(batch, frames * tokens, 3 * heads * d, generator=g).bfloat16()
+    norms = [torch.rand(d, generator=g) + 0.5, torch.randn(d, generator=g) / 2] * 2
+    return qkv, [norm.bfloat16() for norm in norms], rope_tables(side, side, 5, d, CPU)
+
+
+def _loss(y, truth):
+    return ((y.double() - truth).norm() / truth.norm()).item()
+
+
+def _compare(qkv, heads, norms, rope, eps=1e-5):
+    doubles = [None if norm is None else norm.double() for norm in norms]
+    truth = reference.attention(qkv.double(), heads, *doubles, eps, *rope)
+    pytorch = reference.attention(qkv, heads, *norms, eps, *rope)
+    y = ops.attention(qkv, heads, *norms, eps, *rope)
+    assert y.dtype == torch.bfloat16
+    assert y.shape == (*qkv.shape[:2], qkv.shape[-1] // 3)
+    assert _loss(y, truth) <= max(1.2 * _loss(pytorch, truth), 0.003)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_worse_than_pytorch_in_bfloat16(backend, shape):
+    qkv, norms, rope = _inputs(*shape)
+    _compare(qkv, shape[3], norms, rope)
+    _compare(qkv, shape[3], [None] * 4, rope)
+    _compare(qkv, shape[3], norms, (None, None), eps=1e-2)
+    _compare(qkv, shape[3], [None] * 4, (None, None))
+
+
+def test_threads_change_nothing(backend, threads):
+    qkv, norms, rope = _inputs(2, 3, 6, 4, 64)
+    before = ops.attention(qkv, 4, *norms, 1e-5, *rope)
+    torch.set_num_threads(3 - threads)
+    assert torch.equal(before, ops.attention(qkv, 4, *norms, 1e-5, *rope))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 30.0, 3000.0])
+def test_flat_and_peaked_scores(backend, factor):
+    qkv, _, _ = _inputs(1, 2, 12, 2, 64)
+    qkv[..., :128] *= factor
+    _compare(qkv, 2, [None] * 4, (None, None))
+
+
+def test_the_maximum_may_come_first_or_last(backend):
+    qkv, _, _ = _inputs(1, 3, 12, 1, 64)
+    for place in (0, -1):
+        x = qkv.clone()
+        x[:, place, 64:128] = 40 * torch.sign(x[:, 7, :64])
+        _compare(x, 1, [None] * 4, (None, None))
+
+
+def test_equal_keys_average_the_values(backend):
+    qkv, _, _ = _inputs(1, 2, 12, 1, 64)
+    qkv[..., :128] = 1
+    y = ops.attention(qkv, 1, *[None] * 4, 1e-5, None, None)
+    mean = qkv[..., 128:].double().mean(dim=1, keepdim=True)
+    assert (y.double() - mean).abs().max() < 2e-3
+
+
+def test_numbers_that_are_none_spread_to_who_looks_at_them(backend):
+    qkv, _, _ = _inputs(1, 2, 12, 2, 64)
+    qkv[0, 200, 128:192] = float("nan")  # a key of head 0
+    y = ops.attention(qkv, 2, *[None] * 4, 1e-5, None, None)
+    assert y[..., :64].isnan().all()
+    assert y[..., 64:].isfinite().all()
+
+
+def test_other_types_and_head_sizes_run_in_pytorch(backend):
+    for dtype, d in ((torch.float32, 64), (torch.bfloat16, 48)):
+        qkv = torch.randn(2, 9, 3 * 2 * d, generator=torch.Generator().manual_seed(0)).to(dtype)
+        expected = reference.attention(qkv, 2, *[None] * 4, 1e-5, None, None)
+        assert torch.equal(ops.attention(qkv, 2, *[None] * 4, 1e-5, None, None), expected)
+
+
+def test_shapes_that_do_not_fit(backend):
+    qkv, norms, rope = _inputs(1, 2, 3, 2, 64)
+    with pytest.raises(InputError, match="attention with 5 heads"):
+        ops.attention(qkv, 5, *[None] * 4, 1e-5, None, None)
+    with pytest.raises(InputError, match="rotary tables"):
+        ops.attention(qkv[:, :-1], 2, *norms, 1e-5, *rope)
+
+
+def test_registered_as_torch_expects(backend):
+    qkv, norms, rope = _inputs(1, 2, 3, 2, 64)
+    torch.library.opcheck(ops.attention, (qkv, 2, *norms, 1e-5, *rope))
