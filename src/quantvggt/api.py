@@ -85,6 +85,7 @@ def quantize(
     site_schemes: Mapping[str, str | Scheme] | None = None,
     journal: PathLike | None = None,
     device: str | torch.device | None = None,
+    rest: str | Scheme | None = None,
 ) -> VGGT:
     """A new, quantized model; `model` stays as it was.
 
@@ -92,12 +93,15 @@ def quantize(
     or "synthetic" (needs no files; images like those you will use are better). A method that needs none ignores it.
     seed: of whatever is random in the method. site_schemes: mixed precision, {"*.mlp.fc2": "w4a8"}. journal: a folder
     from which the same call goes on after an interruption. device: where the work is done, one block at a time.
+    rest: scheme of DINOv2 and the heads, which the paper (and None) leaves at 16 bits; "w8a8" is safe.
     See `calibrate.pipeline.quantize` for the rest and the errors.
     """
     clips: Sequence[Clip] = ()
     if find_method(method).needs_calibration or Scheme.parse(scheme).static:
         clips = calibration_clips(calibration, size=model.config.img_size)
-    return pipeline.quantize(model, scheme, method, clips, settings, seed, progress, site_schemes, journal, device)
+    return pipeline.quantize(
+        model, scheme, method, clips, settings, seed, progress, site_schemes, journal, device, rest
+    )
 
 
 def reconstruct(

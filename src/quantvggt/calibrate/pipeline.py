@@ -1,10 +1,10 @@
 """The loop from a float model to a quantized one, block by block as they run."""
 
 import copy
+import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,14 +15,15 @@ from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.journal import Journal, fingerprint
 from quantvggt.calibrate.methods import Method, make_method
 from quantvggt.calibrate.methods.base import BlockTask
+from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.static import with_static_ranges
-from quantvggt.calibrate.stream import Place, Stream, places
+from quantvggt.calibrate.stream import Place, Stream, camera_places, dino_places, places
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
 from quantvggt.models.linear import FLOAT32_BUFFERS
 from quantvggt.models.quantization import Quantization
-from quantvggt.models.sites import LAYERS, quantizable_sites
+from quantvggt.models.sites import LAYERS, all_sites, quantizable_sites
 from quantvggt.scenes.clip import Clip
 
 SiteSchemes = Mapping[str, str | Scheme]
@@ -40,13 +41,16 @@ def quantize(
     site_schemes: SiteSchemes | None = None,
     journal: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
+    rest: str | Scheme | None = None,
 ) -> VGGT:
     """A new model whose frame and global blocks compute in few bits; `model` itself stays as it was.
 
     scheme: a preset such as "w4a4", or a Scheme. method: a name in `calibrate.methods.METHODS`, with its
     `settings`; `seed` is that of its randomness. clips: the calibration set; "rtn" needs none.
-    progress: a bar on stderr. site_schemes: mixed precision, {pattern: scheme} with shell-style patterns on site names
-    ("*.mlp.fc2"); the last that fits counts. journal: a folder that keeps finished blocks, so that the same call after
+    progress: a bar on stderr. rest: scheme of what the paper leaves at 16 bits (`models.sites.rest_sites`; convolutions
+    keep float activations), None leaves it so. site_schemes: mixed precision, {pattern: scheme} with shell-style
+    patterns on site names ("*.mlp.fc2"); the last that fits counts. Without `rest` a pattern means other layers than
+    the trunk's only if it fits none of those. journal: a folder that keeps finished blocks, so that the same call after
     an interruption goes on where it stopped, with the same result. device: where the work is done, one block at a
     time; the model's own by default.
 
@@ -61,8 +65,7 @@ def quantize(
             f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
             "start from the full-precision model"
         )
-    patterns = [("*", scheme), *((pattern, Scheme.parse(other)) for pattern, other in (site_schemes or {}).items())]
-    schemes = _schemes(model, [(pattern, solver.refine(each)) for pattern, each in patterns])
+    schemes = _schemes(model, scheme, None if rest is None else Scheme.parse(rest), site_schemes or {}, solver)
     needs_clips = solver.needs_calibration or any(each.static for each in schemes.values())
     if needs_clips and not clips:
         static = next((each.name for each in schemes.values() if each.static), "")
@@ -96,30 +99,48 @@ def _run(
     device: torch.device,
     progress: bool,
 ) -> None:
-    floats = Stream.start(model, clips)
-    actual = floats if method.input_stream == "quantized" else None
-    importance = method.prepare(model, clips, progress)
-    # A method that neither sees the float stream nor learns its outputs never asks for it.
-    follows_floats = actual is None or method.ticks > 0
+    """DINOv2, the trunk, the layers that stand alone, the camera head: each on what the parts before it give."""
+    parts = [(places(model), Stream.start)]
+    if _concerns(dino_places(model), schemes):
+        parts.insert(0, (dino_places(model), Stream.dino))
+    if _concerns(camera_places(model), schemes):
+        parts.append((camera_places(model), Stream.cameras))
+    of_blocks = {f"{place.name}.{layer}" for route, _ in parts for place in route for layer in LAYERS}
+    alone = [name for name in schemes if name not in of_blocks]
     steps = max(1, method.ticks)
-    route = places(model)
-    with tqdm(total=len(route) * steps, desc=method.name, unit="step", disable=not progress) as bar:
-        for place in route:
-            block = copy.deepcopy(model.get_submodule(place.name)).to(device)
-            task = _task(place, block, schemes, actual or floats, floats, importance, bar)
-            layers = journal.read(place.name) if journal is not None else None
-            if layers is None:
-                layers = with_static_ranges(task, method.solve(task), schemes)
-                if journal is not None:
-                    journal.write(place.name, layers)
-            floats = task.targets if follows_floats else floats
-            for layer, module in layers.items():
-                block.set_submodule(layer, module.to(device))
-            if actual is not None:
-                actual = actual.after(block, place.kind)
-            for layer, module in layers.items():
-                quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
-            bar.update((route.index(place) + 1) * steps - bar.n)
+    total = sum(len(route) for route, _ in parts) * steps + len(alone)
+    with tqdm(total=total, desc=method.name, unit="step", disable=not progress) as bar:
+        importance = method.prepare(model, clips, progress)
+        for name in alone:
+            rounded = round_layer(model.get_submodule(name), schemes[name], search=method.needs_calibration)
+            quantized.set_submodule(name, rounded)
+            bar.update()
+        for route, start in parts:
+            # A method that neither sees the float stream nor learns its outputs never asks for it.
+            follows_floats = method.input_stream == "float" or method.ticks > 0
+            floats = start(model if follows_floats else quantized, clips)
+            actual = start(quantized, clips) if method.input_stream == "quantized" else None
+            for place in route:
+                before = bar.n
+                block = copy.deepcopy(model.get_submodule(place.name)).to(device)
+                task = _task(place, block, schemes, actual or floats, floats, importance, bar)
+                layers = journal.read(place.name) if journal is not None else None
+                if layers is None:
+                    layers = with_static_ranges(task, method.solve(task), schemes)
+                    if journal is not None:
+                        journal.write(place.name, layers)
+                floats = task.targets if follows_floats else floats
+                for layer, module in layers.items():
+                    block.set_submodule(layer, module.to(device))
+                if actual is not None:
+                    actual = actual.after(block, place.kind)
+                for layer, module in layers.items():
+                    quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
+                bar.update(before + steps - bar.n)
+
+
+def _concerns(route: Sequence[Place], schemes: Mapping[str, Scheme]) -> bool:
+    return any(f"{place.name}.{layer}" in schemes for place in route for layer in LAYERS)
 
 
 def _task(
@@ -134,7 +155,7 @@ def _task(
     own = {layer: schemes[f"{place.name}.{layer}"] for layer in LAYERS if f"{place.name}.{layer}" in schemes}
 
     def tick(words: str) -> None:
-        bar.set_postfix_str(f"{place.kind} block {place.index}, {words}", refresh=False)
+        bar.set_postfix_str(f"{place.name}, {words}", refresh=False)
         bar.update()
 
     # Static ranges are read off the finished layer; until then it computes with dynamic ones.
@@ -142,14 +163,25 @@ def _task(
     return BlockTask(place, block, dynamic, inputs, floats, importance.get(place.name), tick)
 
 
-def _schemes(model: VGGT, patterns: Sequence[tuple[str, Scheme]]) -> dict[str, Scheme]:
-    sites, schemes = list(quantizable_sites(model)), dict[str, Scheme]()
-    for pattern, scheme in patterns:
-        fitting = [name for name in sites if fnmatchcase(name, pattern)]
+def _schemes(
+    model: VGGT, scheme: Scheme, rest: Scheme | None, patterns: SiteSchemes, method: Method
+) -> dict[str, Scheme]:
+    """Every layer that is to be quantized and its scheme, in the order of `all_sites`."""
+    sites = all_sites(model)
+    chosen = dict.fromkeys(quantizable_sites(model), scheme)
+    if rest is not None:
+        chosen = dict.fromkeys(sites, rest) | chosen
+    for pattern, other in patterns.items():
+        # What is not to be quantized anyway has to be meant.
+        fitting = fnmatch.filter(chosen, pattern) or fnmatch.filter(sites, pattern)
         if not fitting:
-            raise InputError(f"no site fits {pattern!r}; they are named like {sites[0]}")
-        schemes |= dict.fromkeys(fitting, scheme)
-    return schemes
+            raise InputError(f"no site fits {pattern!r}; they are named like {next(iter(sites))}")
+        chosen |= dict.fromkeys(fitting, Scheme.parse(other))
+    return {
+        name: method.refine(chosen[name]) if name.startswith("aggregator.") else rest_scheme(chosen[name], module)
+        for name, module in sites.items()
+        if name in chosen
+    }
 
 
 def _round_to_float16(model: VGGT) -> None:

@@ -3,9 +3,10 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantvggt.checkpoint import hub
 from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
@@ -15,8 +16,10 @@ from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.config import HEADS
+from quantvggt.models.conv import QuantConv2d
 from quantvggt.models.linear import QuantLinear
-from quantvggt.models.sites import quantizable_sites
+from quantvggt.models.quant_weight import QuantWeight
+from quantvggt.models.sites import all_sites
 
 _OUR_REMEDY = "the files do not belong together or are damaged, fetch them again"
 _BARE_REMEDY = (
@@ -103,24 +106,29 @@ def _empty_model(config: CheckpointConfig, weights: WeightsFile) -> VGGT:
             model = VGGT(config.model)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{config_path}: these sizes make no model ({error}); {_OUR_REMEDY}") from error
-    sites = quantizable_sites(model)
+    sites = all_sites(model)
     for name, record in config.sites.items():
-        linear = sites.get(name)
-        if not isinstance(linear, torch.nn.Linear):
+        if name not in sites:
             raise InputError(f"{config_path}: {name!r} is no quantizable layer of this model; {_OUR_REMEDY}")
-        if tuple(linear.weight.shape) != record.shape:
-            raise InputError(
-                f"{config_path}: {name} has shape {list(record.shape)}, "
-                f"but the model's is {list(linear.weight.shape)}; {_OUR_REMEDY}"
-            )
         try:
-            model.set_submodule(name, _empty_linear(record, linear))
+            layer = _empty_layer(record, sites[name])
         except InputError as error:
             raise InputError(f"{config_path}: {name}: {error}") from error
+        shape = (layer.out_features, layer.in_features)
+        if shape != record.shape:
+            raise InputError(
+                f"{config_path}: {name} has shape {list(record.shape)}, but the model's is {list(shape)}; {_OUR_REMEDY}"
+            )
+        model.set_submodule(name, layer)
     return model
 
 
-def _empty_linear(record: SiteRecord, linear: torch.nn.Linear) -> QuantLinear:
+def _empty_layer(record: SiteRecord, module: nn.Module) -> QuantWeight:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if record.optional:
+            raise InputError(f"a convolution has no {sorted(record.optional)}")
+        return QuantConv2d.empty(module, record.scheme, "meta")
+    linear = cast(nn.Linear, module)
     return QuantLinear.empty(
         linear.in_features,
         linear.out_features,

@@ -23,8 +23,9 @@ from quantvggt.checkpoint.weights import TensorInfo, write_safetensors
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_folder
 from quantvggt.models import VGGT
-from quantvggt.models.linear import OPTIONAL_BUFFERS, QuantLinear
-from quantvggt.models.sites import quantizable_sites
+from quantvggt.models.linear import OPTIONAL_BUFFERS
+from quantvggt.models.quant_weight import QuantWeight
+from quantvggt.models.sites import all_sites
 
 
 def save(
@@ -46,7 +47,7 @@ def save(
     """
     path = Path(os.path.abspath(Path(folder).expanduser()))
     kept = _entries_to_keep(path, overwrite)
-    sites = {name: site for name, site in quantizable_sites(model).items() if isinstance(site, QuantLinear)}
+    sites = {name: site for name, site in all_sites(model).items() if isinstance(site, QuantWeight)}
     if (model.quantization is None) != (not sites):
         raise InputError("model.quantization must be set exactly if the model has quantized layers")
     records = {name: _record(site) for name, site in sites.items()}
@@ -95,7 +96,7 @@ def _entries_to_keep(path: Path, overwrite: bool) -> list[Path]:
     return [entry for entry in entries if entry.name not in (CONFIG_NAME, WEIGHTS_NAME)]
 
 
-def _record(site: QuantLinear) -> SiteRecord:
+def _record(site: QuantWeight) -> SiteRecord:
     tensors = dict(site.named_buffers())
     return SiteRecord(
         scheme=site.scheme,

@@ -42,8 +42,8 @@ class Aggregator(nn.Module):
     def forward(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         batch, frames, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
+        mark_frames(self, NUM_SPECIAL + rows * columns)  # DINOv2 has as many special tokens
         x = self.embed(images)
-        mark_frames(self, x.shape[2])
         rope = rope_tables(rows, columns, NUM_SPECIAL, self.head_dim, images.device)
         kept = {}
         for index in range(max(layers) + 1):
@@ -57,8 +57,12 @@ class Aggregator(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """[B, S, 3, H, W] -> [B, S, P, C]: camera and register tokens, then the patch tokens."""
         batch, frames = images.shape[:2]
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        patches = self.patch_embed(((images - mean) / std).flatten(0, 1)).unflatten(0, (batch, frames))
+        patches = self.patch_embed(self.normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
         special = torch.cat((self.camera_token, self.register_token), dim=2)
         special = torch.cat((special[:, :1], special[:, 1:].expand(-1, frames - 1, -1, -1)), dim=1)
         return torch.cat((special.expand(batch, -1, -1, -1).to(patches.dtype), patches), dim=2)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB in [0, 1] to what DINOv2 was trained on."""
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return (images - mean) / std

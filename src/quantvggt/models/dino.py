@@ -29,15 +29,19 @@ class DinoV2(nn.Module):
         self.patch_size = patch_size
 
     def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, 1 + NUM_REGISTERS :])
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the first block gets: class token, registers, patches, [B, 1 + 4 + H/p * W/p, C]."""
         rows, columns = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         batch = len(images)
         tokens = torch.cat((self.cls_token.expand(batch, -1, -1), self.patch_embed(images)), dim=1)
         tokens = tokens + self.position_embedding(rows, columns)
         registers = self.register_tokens.expand(batch, -1, -1)
-        x = torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, 1 + NUM_REGISTERS :])
+        return torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)
 
     def position_embedding(self, rows: int, columns: int) -> Tensor:
         """[1, 1 + rows * columns, C]: the learned square grid, resized bicubically for any other grid."""

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.core.affine import dequantize, quantize_ranges, quantize_weight, row_ranges
+from quantvggt.core.affine import quantize_ranges, quantize_weight, row_ranges
 from quantvggt.core.errors import InputError
-from quantvggt.core.packing import pack_int4, packed_width, unpack_int4
 from quantvggt.core.rotation import inner_order
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels.ops import int_linear, rotate_quantize
+from quantvggt.models.quant_weight import QuantWeight
 
 NUM_SPECIAL = 5  # tokens before the patch tokens of each frame: one camera token, four registers
 
@@ -30,20 +30,18 @@ OPTIONAL_BUFFERS = (*TRANSFORM_BUFFERS.values(), "input_clip", "input_range")
 FLOAT32_BUFFERS = ("weight_scale", *(name for name in OPTIONAL_BUFFERS if name != "rotation_signs"))
 
 
-class QuantLinear(nn.Module):
+class QuantLinear(QuantWeight):
     """y = X'' W''^T + b with X'' and W'' of `core.transform.Transform`, both in few bits.
 
-    Buffers, named as in a checkpoint: `weight_packed` int32 [N, ceil(K / 8)] (weight_bits <= 4) or `weight`
-    int8 [N, K]; `weight_scale` float32 [N, 1]; and where they exist `bias` [N], the transform's `input_shift`,
-    `input_presmooth`, `input_smooth` float32 [K], `rotation_signs` int8 [K], `input_left` [a, a] and `input_right`
-    [b, b] float32 with a b = K; `input_clip` float32 [2], factors on each range's maximum and minimum;
-    `input_range` float32 [R, 2], the maxima and minima of static activations, R = 1 per tensor or a frame's tokens.
-    Moving the module to another dtype changes the bias only; everything else stays as it is.
-    The output has the input's dtype, or autocast's where that is on. There is no gradient to the weight.
+    Buffers beside those of `QuantWeight`, where they exist: the transform's `input_shift`, `input_presmooth`,
+    `input_smooth` float32 [K], `rotation_signs` int8 [K], `input_left` [a, a] and `input_right` [b, b] float32 with
+    a b = K; `input_clip` float32 [2], factors on each range's maximum and minimum; `input_range` float32 [R, 2], the
+    maxima and minima of static activations, R = 1 per tensor or a frame's tokens.
+    The output has the input's dtype, or autocast's where that is on.
     """
 
-    bias: Tensor | None
-    weight_scale: Tensor
+    FLOAT32 = FLOAT32_BUFFERS
+
     input_clip: Tensor | None
     input_range: Tensor | None
     input_shift: Tensor | None
@@ -54,10 +52,6 @@ class QuantLinear(nn.Module):
 
     frame_tokens: int | None = None
     """How many tokens a frame has, its special tokens first; whoever runs the model says so (see `mark_frames`)."""
-
-    def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
 
     @classmethod
     def empty(
@@ -78,17 +72,11 @@ class QuantLinear(nn.Module):
         _check_optional(in_features, scheme, optional)
         module = cls(in_features, out_features, scheme)
 
-        def add(name: str, shape: tuple[int, ...] | None, dtype: torch.dtype) -> None:
-            module.register_buffer(name, None if shape is None else torch.empty(shape, dtype=dtype, device=device))
-
-        if module._packed:
-            add("weight_packed", (out_features, packed_width(in_features)), torch.int32)
-        else:
-            add("weight", (out_features, in_features), torch.int8)
-        add("weight_scale", (out_features, 1), torch.float32)
+        module._add_weight(device)
         for name in OPTIONAL_BUFFERS:
-            add(name, optional.get(name), torch.int8 if name == "rotation_signs" else torch.float32)
-        add("bias", (out_features,) if bias else None, dtype)
+            kind = torch.int8 if name == "rotation_signs" else torch.float32
+            module._add(name, optional.get(name), kind, device)
+        module._add("bias", (out_features,) if bias else None, dtype, device)
         return module
 
     @classmethod
@@ -132,32 +120,13 @@ class QuantLinear(nn.Module):
             weight = module.transform.apply_to_weight(linear.weight.detach())
             clip = None if weight_clip is None else weight_clip.to(weight.device)
             rounded = quantize_weight(weight, scheme.weight_bits, clip)
-        q, scale = rounded
-        module.weight_scale.copy_(scale)
-        if module._packed:
-            module.get_buffer("weight_packed").copy_(pack_int4(q))
-        else:
-            module.get_buffer("weight").copy_(q)
+        module.set_weight(*rounded)
         return module
 
     @property
     def transform(self) -> Transform:
         """What is done to the input."""
         return Transform(**{field: getattr(self, buffer) for field, buffer in TRANSFORM_BUFFERS.items()})
-
-    @property
-    def _packed(self) -> bool:
-        return self.scheme.weight_bits <= 4
-
-    def integer_weight(self) -> Tensor:
-        """int8 [N, K], unpacked if need be."""
-        if self._packed:
-            return unpack_int4(self.get_buffer("weight_packed"), self.in_features)
-        return self.get_buffer("weight")
-
-    def dequantized_weight(self) -> Tensor:
-        """W'' as float32 [N, K], in the basis of X''."""
-        return dequantize(self.integer_weight(), self.weight_scale)
 
     def quantize_input(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''.
@@ -214,23 +183,10 @@ class QuantLinear(nn.Module):
         dtype = _output_dtype(x)
         if self.scheme.quantizes_activations:
             q, row_scale = self.quantize_input(x)
-            weight = self.get_buffer("weight_packed" if self._packed else "weight")
-            y: Tensor = int_linear(q, row_scale, weight, self.weight_scale, self.bias, dtype)
+            y: Tensor = int_linear(q, row_scale, self.stored_weight, self.weight_scale, self.bias, dtype)
             return y
         bias = None if self.bias is None else self.bias.to(dtype)
         return F.linear(self.transform.apply(x).to(dtype), self.dequantized_weight().to(dtype), bias)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme.name}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
-        scales = {name: self._buffers.get(name) for name in FLOAT32_BUFFERS}
-        super()._apply(fn, recurse)
-        for name, before in scales.items():
-            after = self._buffers.get(name)
-            if before is not None and after is not None and after.dtype != before.dtype:
-                self._buffers[name] = before.to(after.device)
-        return self
 
 
 def mark_frames(module: nn.Module, tokens: int) -> None:

@@ -39,18 +39,18 @@ FLOOR = 1e-5
 class Moments:
     """Per-channel mean and root mean square about it, of whole frames that come in parts.
 
-    special_weight: what one special token counts, where another one counts 1.
+    special_weight: what one of a frame's first `special` tokens counts, where another one counts 1.
     """
 
-    def __init__(self, special_weight: float) -> None:
-        self.special_weight = special_weight
+    def __init__(self, special_weight: float, special: int = NUM_SPECIAL) -> None:
+        self.special_weight, self.special = special_weight, special
         self.count, self.total, self.squares = 0.0, torch.zeros(()), torch.zeros(())
 
     def observe(self, x: Tensor, frame_tokens: int) -> None:
         """x: [.., K], whole frames of so many tokens."""
         frames = x.reshape(-1, frame_tokens, x.shape[-1]).double()
         weight = frames.new_ones(frame_tokens, 1)
-        weight[:NUM_SPECIAL] = self.special_weight
+        weight[: self.special] = self.special_weight
         self.count += len(frames) * weight.sum().item()
         self.total = self.total.to(x.device) + (frames * weight).sum((0, 1))
         self.squares = self.squares.to(x.device) + (frames.square() * weight).sum((0, 1))
@@ -120,7 +120,7 @@ class Best(Method):
         def in_frames(observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:
             return lambda x: observe(x, task.inputs.frame_tokens)
 
-        moments = {layer: Moments(self.special_weight) for layer in task.schemes}
+        moments = {layer: Moments(self.special_weight, task.inputs.special) for layer in task.schemes}
         task.observe(task.block, {layer: in_frames(each.observe) for layer, each in moments.items()})
         block, layers = copy.deepcopy(task.block), {}
         for layer, scheme in task.schemes.items():

@@ -1,0 +1,78 @@
+"""What quantized layers share: an integer weight with one scale per output channel, and a bias."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from quantvggt.core.affine import dequantize
+from quantvggt.core.packing import pack_int4, packed_width, unpack_int4
+from quantvggt.core.scheme import Scheme
+
+
+class QuantWeight(nn.Module):
+    """Buffers, named as in a checkpoint: `weight_packed` int32 [N, ceil(K / 8)] (weight_bits <= 4) or `weight` int8
+    [N, K], `weight_scale` float32 [N, 1], and `bias` [N] if there is one.
+
+    Moving the module to another dtype changes the bias only; those in `FLOAT32` stay as they are. There is no
+    gradient to the weight.
+    """
+
+    FLOAT32: tuple[str, ...] = ("weight_scale",)
+
+    bias: Tensor | None
+    weight_scale: Tensor
+
+    def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
+
+    def _add_weight(self, device: torch.device | str) -> None:
+        """Buffers for the weight without values."""
+        rows, k = self.out_features, self.in_features
+        if self.packed:
+            self._add("weight_packed", (rows, packed_width(k)), torch.int32, device)
+        else:
+            self._add("weight", (rows, k), torch.int8, device)
+        self._add("weight_scale", (rows, 1), torch.float32, device)
+
+    def _add(self, name: str, shape: tuple[int, ...] | None, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.register_buffer(name, None if shape is None else torch.empty(shape, dtype=dtype, device=device))
+
+    def set_weight(self, q: Tensor, scale: Tensor) -> None:
+        """q int8 [N, K], scale float32 [N, 1]."""
+        self.weight_scale.copy_(scale)
+        if self.packed:
+            self.get_buffer("weight_packed").copy_(pack_int4(q))
+        else:
+            self.get_buffer("weight").copy_(q)
+
+    @property
+    def packed(self) -> bool:
+        """Two numbers a byte."""
+        return self.scheme.weight_bits <= 4
+
+    @property
+    def stored_weight(self) -> Tensor:
+        """As it lies in memory: `weight_packed` or `weight`."""
+        return self.get_buffer("weight_packed" if self.packed else "weight")
+
+    def integer_weight(self) -> Tensor:
+        """int8 [N, K], unpacked if need be."""
+        return unpack_int4(self.stored_weight, self.in_features) if self.packed else self.stored_weight
+
+    def dequantized_weight(self) -> Tensor:
+        """The weight that the integers stand for, float32 [N, K]."""
+        return dequantize(self.integer_weight(), self.weight_scale)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme.name}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantWeight":
+        scales = {name: self._buffers.get(name) for name in self.FLOAT32}
+        super()._apply(fn, recurse)
+        for name, before in scales.items():
+            after = self._buffers.get(name)
+            if before is not None and after is not None and after.dtype != before.dtype:
+                self._buffers[name] = before.to(after.device)
+        return self
