@@ -21,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rest",
         metavar="SCHEME",
-        help="bits of DINOv2 and the heads, half of VGGT-1B, which are left at 16 bits without it: w8a8 costs no accuracy "
-        "worth speaking of, w4a8 is half as large again",
+        help="bits of DINOv2 and the heads, half of VGGT-1B, which are left at 16 bits without it, for example w8a8",
     )
     parser.add_argument(
         "--method",
