@@ -1,10 +1,12 @@
-"""The two ops on this CPU against what PyTorch has, on VGGT-1B's shapes.
+"""The ops on this CPU against what PyTorch has, on VGGT-1B's shapes.
 
-    python benchmarks/kernels_cpu.py [--rows 2082] [--repeats 9] [--threads 2]
+    python benchmarks/kernels_cpu.py [--rows 2082] [--tokens 1041,4164,10410] [--repeats 9] [--threads 2]
 
 int_linear with 8- and 4-bit weights and bfloat16 output against torch's linear in float32 and bfloat16 and its bare
 integer product (`torch._int_mm`, int32 output, no scales); rotate_quantize on bfloat16 tokens against the reference,
-and with shift, presmooth and special tokens of their own width against PyTorch doing those steps around it.
+and with shift, presmooth and special tokens of their own width against PyTorch doing those steps around it;
+attention in bfloat16 with LayerNorm and rotary embedding of queries and keys against the reference, and against
+PyTorch's bare attention without those steps on queries, keys and values that already lie as it likes them.
 Each round runs every side once, in turn, so that all sides meet the same noise; a row holds medians over the rounds.
 The last line is JSON.
 """
@@ -24,11 +26,13 @@ import torch.nn.functional as F
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import reference, registry
-from quantvggt.kernels.ops import int_linear, rotate_quantize
+from quantvggt.kernels.ops import attention, int_linear, rotate_quantize
 from quantvggt.models.linear import NUM_SPECIAL
+from quantvggt.models.rope import rope_tables
 
 SHAPES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}
-FRAME_TOKENS = 1041  # of 518x392
+FRAME_TOKENS = 1041  # of 518x392, 28 x 37 patches
+HEADS, HEAD_SIZE = 16, 64
 CPU = torch.device("cpu")
 
 
@@ -101,6 +105,26 @@ def fused_row(k: int, frame: int, frames: int, repeats: int) -> dict[str, object
     return {"op": "rotate_quantize", "m": len(x), "frame_tokens": frame, "k": k, "seconds": seconds, **speedups}
 
 
+def attention_row(tokens: int, repeats: int) -> dict[str, object]:
+    g = torch.Generator().manual_seed(0)
+    qkv = torch.randn(1, tokens, 3 * HEADS * HEAD_SIZE, generator=g).bfloat16()
+    weight, bias = torch.rand(HEAD_SIZE, generator=g).bfloat16() + 0.5, torch.randn(HEAD_SIZE, generator=g).bfloat16()
+    norms = (weight, bias, weight, bias)
+    rope = rope_tables(28, 37, NUM_SPECIAL, HEAD_SIZE, CPU)
+    qkv16 = qkv.unflatten(-1, (3, HEADS, HEAD_SIZE)).permute(2, 0, 3, 1, 4).contiguous()
+    qkv32 = qkv16.float()
+    sides: dict[str, Callable[[], object]] = {
+        "native": lambda: attention(qkv, HEADS, *norms, 1e-5, *rope),
+        "reference": lambda: reference.attention(qkv, HEADS, *norms, 1e-5, *rope),
+        "bfloat16": lambda: F.scaled_dot_product_attention(*qkv16),
+        "float32": lambda: F.scaled_dot_product_attention(*qkv32),
+    }
+    seconds = medians(sides, repeats)
+    operations = 4 * tokens**2 * HEADS * HEAD_SIZE
+    say(f"{tokens:10}" + "".join(f" {1e-9 * operations / seconds[side]:9.0f}" for side in sides))
+    return {"op": "attention", "n": tokens, "seconds": seconds, **ratios("native", seconds, list(sides)[1:])}
+
+
 def ratios(ours: str, seconds: dict[str, float], baselines: Sequence[str]) -> dict[str, float]:
     return {f"speedup_over_{name}": seconds[name] / seconds[ours] for name in baselines}
 
@@ -118,11 +142,12 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=2082, help="tokens; 2082 are two frames of 518x392")
+    parser.add_argument("--tokens", default="1041,4164,10410", help="of attention: whole frames of 1041")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    backends = {op: registry.select(op, CPU).name for op in ("int_linear", "rotate_quantize")}
+    backends = {op: registry.select(op, CPU).name for op in ("int_linear", "rotate_quantize", "attention")}
     say(f"{cpu_name()}, {args.threads} threads, {backends}, torch {torch.__version__}")
     say(f"GOP/s, {args.rows} rows:\nsite           K     N        w8        w4    int_mm  bfloat16   float32")
     rows = [linear_row(site, args.rows, args.repeats) for site in SHAPES]
@@ -131,6 +156,8 @@ def main() -> None:
     say("with shift, presmooth and special tokens, microseconds per token:\n         K        fused        steps")
     frames = max(1, args.rows // FRAME_TOKENS)
     rows += [fused_row(k, FRAME_TOKENS, frames, args.repeats) for k in (1024, 4096)]
+    say("attention, GFLOP/s; PyTorch's in two types, bare:\n    tokens    native reference  bfloat16   float32")
+    rows += [attention_row(int(tokens), args.repeats) for tokens in args.tokens.split(",")]
     head = {"cpu": cpu_name(), "threads": args.threads, "backends": backends, "torch": torch.__version__}
     print(json.dumps({**head, "rows": rows}))
 
