@@ -27,6 +27,11 @@ inline __m512bh pair(const void *p) {
     return reinterpret_cast<__m512bh &>(v);
 }
 
+inline __m512 widen(const bfloat16 *x) {
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
 // 2^x for x <= 0, to 3e-6; what is below 2^-126 becomes 0 or less than a float's smallest number.
 inline __m512 exp2(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-200), x);
@@ -64,36 +69,43 @@ struct Attention {
                ((batch * args.n + token) * 3 + part) * args.heads * D + head % args.heads * D;
     }
 
-    static float sum(const float *x) {
-        __m512 total = _mm512_loadu_ps(x);
-        for (int i = 16; i < D; i += 16) total = _mm512_add_ps(total, _mm512_loadu_ps(x + i));
+    static float sum(const __m512 *x) {
+        __m512 total = x[0];
+        for (int c = 1; c < COLUMNS; c++) total = _mm512_add_ps(total, x[c]);
         return _mm512_reduce_add_ps(total);
     }
 
     // LayerNorm and rotation of one query or key.
     void prepare(const bfloat16 *in, int64_t token, const float *weight, const float *bias, uint16_t *out) const {
-        float x[D], turned[D];
-        for (int i = 0; i < D; i++) x[i] = widen(in[i]);
+        __m512 x[COLUMNS];
+        for (int c = 0; c < COLUMNS; c++) x[c] = widen(in + 16 * c);
         if (weight) {
-            const float mean = sum(x) / D;
-            for (int i = 0; i < D; i++) x[i] -= mean, turned[i] = x[i] * x[i];
-            const float scale = 1 / std::sqrt(sum(turned) / D + args.eps);
-            for (int i = 0; i < D; i++) x[i] = x[i] * scale * weight[i] + bias[i];
+            const __m512 mean = _mm512_set1_ps(sum(x) / D);
+            __m512 squares[COLUMNS];
+            for (int c = 0; c < COLUMNS; c++) x[c] = _mm512_sub_ps(x[c], mean), squares[c] = _mm512_mul_ps(x[c], x[c]);
+            const __m512 scale = _mm512_set1_ps(1 / std::sqrt(sum(squares) / D + args.eps));
+            for (int c = 0; c < COLUMNS; c++)
+                x[c] = _mm512_fmadd_ps(_mm512_mul_ps(x[c], scale), _mm512_loadu_ps(weight + 16 * c), _mm512_loadu_ps(bias + 16 * c));
         }
-        if (args.cosine) {
-            const float *cosine = args.cosine + token % args.frame_tokens * D;
-            const float *sine = args.sine + token % args.frame_tokens * D;
-            constexpr int Q = D / 4;  // the first half turns with y, the second with x
-            for (int i = 0; i < Q; i++)
-                turned[i] = -x[i + Q], turned[i + Q] = x[i], turned[i + 2 * Q] = -x[i + 3 * Q],
-                turned[i + 3 * Q] = x[i + 2 * Q];
-            for (int i = 0; i < D; i++) x[i] = x[i] * cosine[i] + turned[i] * sine[i];
+        if (args.cosine) rotate(x, token % args.frame_tokens * D);
+        for (int c = 0; c < COLUMNS; c++) {
+            const __m256bh rounded = _mm512_cvtneps_pbh(x[c]);
+            std::memcpy(out + 16 * c, &rounded, sizeof rounded);
         }
-        for (int i = 0; i < D; i++) {
-            bfloat16 rounded;
-            narrow(x[i], rounded);
-            out[i] = rounded.bits;
+    }
+
+    // The first half of a head turns with y, the second with x; each is (a, b) -> a cos - b sin, b cos + a sin.
+    void rotate(__m512 *x, int64_t row) const {
+        constexpr int HALF = COLUMNS / 4;  // vectors between a and b; at D = 32 both are in one
+        __m512 turned[COLUMNS];
+        for (int c = 0; c < COLUMNS; c++) {
+            __m512 sine = _mm512_loadu_ps(args.sine + row + 16 * c);
+            const __mmask16 negative = HALF ? (c & HALF ? 0 : 0xffff) : 0xff;
+            sine = _mm512_mask_sub_ps(sine, negative, _mm512_setzero_ps(), sine);
+            const __m512 other = HALF ? x[c ^ HALF] : _mm512_shuffle_f32x4(x[c], x[c], 0x4e);
+            turned[c] = _mm512_fmadd_ps(x[c], _mm512_loadu_ps(args.cosine + row + 16 * c), _mm512_mul_ps(other, sine));
         }
+        for (int c = 0; c < COLUMNS; c++) x[c] = turned[c];
     }
 
     static void lay_out(void *pointer, int64_t task) {
@@ -101,16 +113,17 @@ struct Attention {
         const int64_t head = task / self.key_tasks, first = task % self.key_tasks * KEYS_PER_TASK;
         const int64_t end = first + KEYS_PER_TASK < self.keys ? first + KEYS_PER_TASK : self.keys;
         uint32_t *k = self.key_words(head), *v = self.value_words(head);
-        for (int64_t token = first; token < end; token++) {
-            uint16_t key[D] = {}, value[D] = {};
-            if (token < self.args.n) {
-                self.prepare(self.source(head, token, 1), token, self.args.k_weight, self.args.k_bias, key);
-                std::memcpy(value, self.source(head, token, 2), sizeof value);
+        for (int64_t token = first; token < end; token += 2) {
+            uint16_t key[2][D] = {}, value[2][D] = {};
+            for (int64_t i = 0; i < 2 && token + i < self.args.n; i++) {
+                self.prepare(self.source(head, token + i, 1), token + i, self.args.k_weight, self.args.k_bias, key[i]);
+                std::memcpy(value[i], self.source(head, token + i, 2), sizeof value[i]);
             }
             uint32_t *panel = k + token / 16 * 16 * WORDS + token % 16;
-            for (int64_t w = 0; w < WORDS; w++) panel[w * 16] = key[2 * w] | uint32_t(key[2 * w + 1]) << 16;
+            for (int64_t w = 0; w < WORDS; w++)
+                for (int i = 0; i < 2; i++) std::memcpy(&panel[w * 16 + i], &key[i][2 * w], 4);
             uint32_t *row = v + token / 2 * D;
-            for (int i = 0; i < D; i++) row[i] = token % 2 ? row[i] | uint32_t(value[i]) << 16 : value[i];
+            for (int i = 0; i < D; i++) row[i] = value[0][i] | uint32_t(value[1][i]) << 16;
         }
     }
 
