@@ -156,7 +156,7 @@ struct Attention {
                 self.score(state, q, k + key * WORDS, width);
                 for (int64_t i = args.n - key; i < width; i++)
                     for (int64_t r = 0; r < ROWS; r++) state.scores[r][i] = -INFINITY;
-                for (int64_t r = 0; r < ROWS; r++) self.weigh(state, q + r, r, width);
+                self.weigh(state, q, width);
                 for (int64_t r = 0; r < ROWS; r += VALUE_ROWS) add_values(state, q + r, r, v + key / 2 * D, width);
             }
         }
@@ -191,27 +191,33 @@ struct Attention {
         }
     }
 
-    // Scores to exponentials against the row's new maximum; what was summed before is scaled to it.
-    void weigh(State &state, int64_t q, int64_t r, int64_t width) const {
+    // Scores to exponentials against each row's new maximum; what was summed before is scaled to it.
+    void weigh(State &state, int64_t q, int64_t width) const {
+        float maximum[ROWS];  // all rows' first, so that one's wait overlaps the next one's
+        for (int64_t r = 0; r < ROWS; r++) {
+            __m512 top = _mm512_load_ps(state.scores[r]);
+            for (int64_t i = 16; i < width; i += 16) top = _mm512_max_ps(top, _mm512_load_ps(&state.scores[r][i]));
+            maximum[r] = _mm512_reduce_max_ps(top) * args.scale;
+        }
         const __m512 scale = _mm512_set1_ps(args.scale);  // log2(e) in it: powers of 2 replace those of e
-        __m512 top = _mm512_set1_ps(-INFINITY);
-        for (int64_t i = 0; i < width; i += 16) top = _mm512_max_ps(top, _mm512_load_ps(&state.scores[r][i]));
-        float maximum = _mm512_reduce_max_ps(top) * args.scale;
-        if (maximum > state.maximum[q]) {
-            const float factor = std::exp2(state.maximum[q] - maximum);
-            state.maximum[q] = maximum, state.sum[q] *= factor;
-            for (int i = 0; i < D; i += 16)
-                _mm512_store_ps(&state.out[q][i], _mm512_mul_ps(_mm512_load_ps(&state.out[q][i]), _mm512_set1_ps(factor)));
+        for (int64_t r = 0; r < ROWS; r++) {
+            float &old = state.maximum[q + r], &total = state.sum[q + r];
+            if (maximum[r] > old) {
+                const float factor = std::exp2(old - maximum[r]);
+                old = maximum[r], total *= factor;
+                for (float *out = state.out[q + r]; out < state.out[q + r + 1]; out += 16)
+                    _mm512_store_ps(out, _mm512_mul_ps(_mm512_load_ps(out), _mm512_set1_ps(factor)));
+            }
+            const __m512 shift = _mm512_set1_ps(old);
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t i = 0; i < width; i += 16) {
+                const __m512 e = exp2(_mm512_fmsub_ps(_mm512_load_ps(&state.scores[r][i]), scale, shift));
+                sum = _mm512_add_ps(sum, e);
+                __m256bh rounded = _mm512_cvtneps_pbh(e);
+                std::memcpy(&state.weights[r][i], &rounded, sizeof rounded);
+            }
+            total += _mm512_reduce_add_ps(sum);
         }
-        const __m512 shift = _mm512_set1_ps(state.maximum[q]);
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t i = 0; i < width; i += 16) {
-            const __m512 e = exp2(_mm512_fmsub_ps(_mm512_load_ps(&state.scores[r][i]), scale, shift));
-            sum = _mm512_add_ps(sum, e);
-            __m256bh rounded = _mm512_cvtneps_pbh(e);
-            std::memcpy(&state.weights[r][i], &rounded, sizeof rounded);
-        }
-        state.sum[q] += _mm512_reduce_add_ps(sum);
     }
 
     // out[q + r] += weights[r] . values, for VALUE_ROWS queries.
