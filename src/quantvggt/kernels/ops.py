@@ -22,18 +22,24 @@ def rotate_quantize(
     special_tokens: int = 0,
     special_bits: int = 8,
     asymmetric: bool = False,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """Rotate, smooth and quantize every token: (q int8 [.., K], row_scale float32 [.., 1]).
+    """Normalise, rotate, smooth and quantize every token: (q int8 [.., K], row_scale float32 [.., 1]).
 
-    In float32 whatever the dtype of `x` [.., K]: less `shift`, divided by `presmooth`, rotated by `signs` int8 [K]
-    as in `core.rotation.rotate`, divided by `smooth`, each float32 [K]; then `core.affine.quantize_rows` to
-    `bits` <= 8 with `clip` float32 [2], `asymmetric` or not. The first `special_tokens` rows of every `frame_tokens`
-    get `special_bits`.
+    In float32 whatever the dtype of `x` [.., K]: `reference.layer_norm` where `norm_weight` [K] is given, with
+    `norm_bias` [K] or without; less `shift`, divided by `presmooth`, rotated by `signs` int8 [K] as in
+    `core.rotation.rotate`, divided by `smooth`, each float32 [K]; then `core.affine.quantize_rows` to `bits` <= 8
+    with `clip` float32 [2], `asymmetric` or not. The first `special_tokens` rows of every `frame_tokens` get
+    `special_bits`.
     With `signs`, `smooth` and `clip` this is the activation side of QuantVGGT (arXiv 2509.21302).
     Raises InputError if K has no Hadamard matrix or the rows are no whole frames.
     """
+    special = frame_tokens, special_tokens, special_bits
+    norm = norm_weight, norm_bias, norm_eps
     run = registry.select("rotate_quantize", x.device).run
-    return run(x, signs, smooth, clip, bits, shift, presmooth, frame_tokens, special_tokens, special_bits, asymmetric)
+    return run(x, signs, smooth, clip, bits, shift, presmooth, *special, asymmetric, *norm)
 
 
 @rotate_quantize.register_fake
@@ -49,6 +55,9 @@ def _(
     special_tokens: int = 0,
     special_bits: int = 8,
     asymmetric: bool = False,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
@@ -61,15 +70,21 @@ def int_linear(
     weight_scale: Tensor,
     bias: Tensor | None,
     out_dtype: torch.dtype,
+    gelu: bool = False,
+    gain: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Integer linear layer: y = (q weight^T) row_scale weight_scale + bias, `out_dtype` [.., N].
+    """Integer linear layer and what follows it: residual + gain * gelu((q weight^T) row_scale weight_scale + bias).
 
     q int8 [.., K], row_scale float32 [.., 1], weight int8 [N, K] or 4-bit as `core.packing` stores it (int32
-    [N, ceil(K / 8)]), weight_scale float32 [N, 1], bias [N] of any float dtype. The integer sum is exact;
-    scales and bias are applied in float32, in that order.
-    Raises InputError if the weight does not fit K.
+    [N, ceil(K / 8)]), weight_scale float32 [N, 1], bias [N] of any float dtype; then GELU (the exact one) if asked
+    for, LayerScale's gain [N] and the residual branch [.., N] where there are any. The integer sum is exact; all
+    else happens in float32, in that order, and is rounded once to `out_dtype` [.., N]. Native GELU is within
+    3e-7 max(1, |x|) of the exact one, everything else bit for bit the reference.
+    Raises InputError if the weight does not fit K, or the residual the output.
     """
-    return registry.select("int_linear", q.device).run(q, row_scale, weight, weight_scale, bias, out_dtype)
+    run = registry.select("int_linear", q.device).run
+    return run(q, row_scale, weight, weight_scale, bias, out_dtype, gelu, gain, residual)
 
 
 @int_linear.register_fake
@@ -80,6 +95,9 @@ def _(
     weight_scale: Tensor,
     bias: Tensor | None,
     out_dtype: torch.dtype,
+    gelu: bool = False,
+    gain: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     return q.new_empty((*q.shape[:-1], weight.shape[0]), dtype=out_dtype)
 

@@ -24,9 +24,14 @@ def rotate_quantize(
     special_tokens: int = 0,
     special_bits: int = 8,
     asymmetric: bool = False,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     check_frames(x, frame_tokens)
     x = x.float().contiguous()
+    if norm_weight is not None:
+        x = layer_norm(x, norm_weight, norm_bias, norm_eps)
     if shift is not None:
         x = x - shift
     if presmooth is not None:
@@ -51,9 +56,14 @@ def int_linear(
     weight_scale: Tensor,
     bias: Tensor | None,
     out_dtype: torch.dtype,
+    gelu: bool = False,
+    gain: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     k = q.shape[-1]
     check_weight(weight, k)
+    shape = (*q.shape[:-1], len(weight))
+    check_residual(residual, shape)
     if weight.dtype == torch.int32:
         weight = unpack_int4(weight, k)
     rows = q.reshape(-1, k)
@@ -61,7 +71,23 @@ def int_linear(
     y.mul_(row_scale.reshape(-1, 1)).mul_(weight_scale.view(-1))
     if bias is not None:
         y.add_(bias)
-    return y.to(out_dtype).view(*q.shape[:-1], len(weight))
+    if gelu:
+        y = F.gelu(y)
+    if gain is not None:
+        y.mul_(gain.float())
+    if residual is not None:
+        y.add_(residual.reshape(y.shape).float())
+    return y.to(out_dtype).view(shape)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """LayerNorm (arXiv 1607.06450) of float32 rows [.., K], each step rounded once: mean and 1 / deviation are found
+    in float64 and rounded to float32; then ((x - mean) / deviation) weight + bias in float32."""
+    wide = x.double()
+    mean = wide.mean(-1, keepdim=True)
+    rstd = (wide - mean).square_().mean(-1, keepdim=True).add_(eps).sqrt_().reciprocal_()
+    y = (x - mean.float()).mul_(rstd.float()).mul_(weight.float())
+    return y if bias is None else y.add_(bias.float())
 
 
 def attention(
@@ -107,6 +133,12 @@ def check_frames(x: Tensor, frame_tokens: int) -> None:
     rows = x.shape[:-1].numel()
     if frame_tokens < 1 or rows % frame_tokens:
         raise InputError(f"{rows} tokens are no whole frames of {frame_tokens}")
+
+
+def check_residual(residual: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raises InputError unless there is no `residual` or it has the output's `shape`."""
+    if residual is not None and residual.shape != shape:
+        raise InputError(f"a residual for an output of {list(shape)} has that shape, not {list(residual.shape)}")
 
 
 def check_weight(weight: Tensor, k: int) -> None:

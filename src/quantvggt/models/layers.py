@@ -4,28 +4,20 @@ Symbols: B batch, N tokens, C channels, h heads, d = C / h.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantvggt.kernels import ops, reference
 from quantvggt.models.rope import RopeTables
+from quantvggt.models.steps import LayerScale, linear_steps
 
 MLP_ROWS_PER_CHUNK = 8192
 
 
-class LayerScale(nn.Module):
-    """Per-channel gain on a residual branch (CaiT, arXiv 2103.17239)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), 0.01))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
 class Mlp(nn.Module):
-    """Linear, GELU, Linear. Without gradients it runs in row chunks, so the hidden layer never exists whole."""
+    """Linear, GELU, Linear. Without gradients it runs in row chunks, so the hidden layer never exists whole.
+
+    `norm`, `gain` and `residual` are what stands around it in a block, see `linear_steps`.
+    """
 
     frame_tokens: int | None = None
     """Where it is known, chunks hold whole frames."""
@@ -35,18 +27,33 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, out or dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm | None = None,
+        gain: LayerScale | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        if torch.is_grad_enabled() or x.shape[:-1].numel() <= MLP_ROWS_PER_CHUNK:
+            return self._chunk(x, norm, gain, residual)
         rows = x.flatten(0, -2)
-        if torch.is_grad_enabled() or len(rows) <= MLP_ROWS_PER_CHUNK:
-            return self.fc2(F.gelu(self.fc1(x)))
         tokens = self.frame_tokens or 1
         step = max(1, MLP_ROWS_PER_CHUNK // tokens) * tokens
-        parts = [self.fc2(F.gelu(self.fc1(part))) for part in rows.split(step)]
-        return torch.cat(parts).view(*x.shape[:-1], -1)
+        parts = rows.split(step)
+        residuals = [None] * len(parts) if residual is None else residual.flatten(0, -2).split(step)
+        outputs = [self._chunk(part, norm, gain, beside) for part, beside in zip(parts, residuals, strict=True)]
+        return torch.cat(outputs).view(*x.shape[:-1], -1)
+
+    def _chunk(self, x: Tensor, norm: nn.LayerNorm | None, gain: LayerScale | None, residual: Tensor | None) -> Tensor:
+        hidden = linear_steps(self.fc1, x, norm, gelu=True)
+        return linear_steps(self.fc2, hidden, gain=gain, residual=residual)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with optional query/key LayerNorm and 2D rotary embedding."""
+    """Multi-head self-attention with optional query/key LayerNorm and 2D rotary embedding.
+
+    `norm`, `gain` and `residual` are what stands around it in a block, see `linear_steps`.
+    """
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -56,8 +63,15 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rope: RopeTables | None = None) -> Tensor:
-        qkv = self.qkv(x)
+    def forward(
+        self,
+        x: Tensor,
+        rope: RopeTables | None = None,
+        norm: nn.LayerNorm | None = None,
+        gain: LayerScale | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        qkv = linear_steps(self.qkv, x, norm)
         q_weight, q_bias, k_weight, k_bias, eps = None, None, None, None, 0.0
         if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
             q_weight, q_bias = self.q_norm.weight, self.q_norm.bias
@@ -66,7 +80,8 @@ class Attention(nn.Module):
         # The kernel has no gradient, and bfloat16 products: the reference is for training and for full precision.
         fast = qkv.dtype == torch.bfloat16 and not torch.is_grad_enabled()
         attend = ops.attention if fast else reference.attention
-        return self.proj(attend(qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine))
+        y = attend(qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine)
+        return linear_steps(self.proj, y, gain=gain, residual=residual)
 
 
 class Block(nn.Module):
@@ -82,8 +97,8 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim)
 
     def forward(self, x: Tensor, rope: RopeTables | None = None) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x), rope))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x = self.attn(x, rope, self.norm1, self.ls1, x)
+        return self.mlp(x, self.norm2, self.ls2, x)
 
 
 class PatchEmbed(nn.Module):

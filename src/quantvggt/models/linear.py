@@ -128,8 +128,14 @@ class QuantLinear(QuantWeight):
         """What is done to the input."""
         return Transform(**{field: getattr(self, buffer) for field, buffer in TRANSFORM_BUFFERS.items()})
 
-    def quantize_input(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''.
+    @property
+    def takes_steps(self) -> bool:
+        """Can `forward` be given the steps around the layer? Not with kinds of activations that only studies use."""
+        scheme = self.scheme
+        return scheme.quantizes_activations and not (scheme.per_tensor or scheme.static) and self.input_left is None
+
+    def quantize_input(self, x: Tensor, norm: nn.LayerNorm | None = None) -> tuple[Tensor, Tensor]:
+        """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''; of norm(X)'' if `takes_steps`.
 
         Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
         """
@@ -141,6 +147,8 @@ class QuantLinear(QuantWeight):
             x = self.transform.before_rotation(x)
         else:
             options |= {"shift": self.input_shift, "presmooth": self.input_presmooth}
+        if norm is not None:
+            options |= {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
         if scheme.special_bits is not None:
             options |= {"frame_tokens": self._frames(x).shape[1], "special_tokens": NUM_SPECIAL}
             options["special_bits"] = scheme.special_bits
@@ -179,11 +187,23 @@ class QuantLinear(QuantWeight):
             )
         return x.reshape(-1, tokens, x.shape[-1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm | None = None,
+        gelu: bool = False,
+        gain: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """residual + gain * gelu(y(norm(x))); all but x only if `takes_steps`, see `steps.linear_steps`."""
         dtype = _output_dtype(x)
         if self.scheme.quantizes_activations:
-            q, row_scale = self.quantize_input(x)
-            y: Tensor = int_linear(q, row_scale, self.stored_weight, self.weight_scale, self.bias, dtype)
+            q, row_scale = self.quantize_input(x, norm)
+            for beside in (gain, residual):
+                dtype = dtype if beside is None else torch.promote_types(dtype, beside.dtype)
+            y: Tensor = int_linear(
+                q, row_scale, self.stored_weight, self.weight_scale, self.bias, dtype, gelu, gain, residual
+            )
             return y
         bias = None if self.bias is None else self.bias.to(dtype)
         return F.linear(self.transform.apply(x).to(dtype), self.dequantized_weight().to(dtype), bias)

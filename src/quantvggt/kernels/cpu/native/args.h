@@ -8,6 +8,7 @@ enum Type : int64_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
 
 struct RotateArgs {
     const void *x;           // [rows, d] of x_type
+    const float *norm_weight, *norm_bias; // [d], LayerNorm comes first; the weight null: none, the bias null: none
     const float *shift;      // [d] or null
     const float *presmooth;  // [d] or null
     const int8_t *signs;     // [d], or null: no rotation
@@ -21,6 +22,7 @@ struct RotateArgs {
     int64_t asymmetric;      // of up to 7 bits: from the row's minimum to its maximum
     int64_t threads;
     float factor;            // 1 / sqrt(d), rounded once
+    double norm_eps;
 };
 
 struct LinearArgs {
@@ -29,8 +31,11 @@ struct LinearArgs {
     const void *weight;      // int8 [n, k], or if packed int32 [n, ceil(k / 8)] of 4-bit numbers
     const float *weight_scale; // [n]
     const float *bias;       // [n] or null
+    const float *gain;       // [n] or null
+    const void *residual;    // [m, n] of residual_type, or null
     void *out;               // [m, n] of out_type
-    int64_t out_type, packed, m, n, k, threads;
+    int64_t out_type, residual_type, packed, gelu; // gelu: of the sum with the bias, before the gain
+    int64_t m, n, k, threads;
 };
 
 struct AttentionArgs {

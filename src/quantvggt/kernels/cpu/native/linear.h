@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "args.h"
+#include "gelu.h"
 #include "host.h"
 #include "numbers.h"
 
@@ -65,17 +66,19 @@ struct Linear {
         const int64_t padded = up(rows, ROWS);
         // The weights come first: their tiles are loaded as aligned vectors.
         auto *w = static_cast<int32_t *>(scratch((steps * (COLS + padded) + padded) * 4));
+        Columns columns;
         int32_t *a = w + steps * COLS, *sums = a + steps * padded;
         for (int64_t r = 0; r < rows; r += ROWS)
             lay_out_rows(row0 + r, min(ROWS, rows - r), a + r * steps, sums + r);
         for (int64_t c = 0; c < cols; c += COLS) {
             const int64_t width = min(COLS, cols - c);
             lay_out_weights(col0 + c, width, w);
+            lay_out_columns(col0 + c, width, columns);
             for (int64_t r = 0; r < rows; r += ROWS) {
                 alignas(64) int32_t acc[ROWS * COLS];
                 const int64_t height = min(ROWS, rows - r);
                 pick_tile<ROWS>(height, a + r * steps, w, acc);
-                finish<Out>(acc, sums + r, row0 + r, height, col0 + c, width);
+                finish<Out>(acc, sums + r, row0 + r, height, col0 + c, width, columns);
             }
         }
     }
@@ -143,34 +146,58 @@ struct Linear {
         }
     }
 
-    // Undo the offset and scale, in the order of the reference: row, column, bias.
-    template <class Out>
-    void finish(const int32_t *acc, const int32_t *sums, int64_t row0, int64_t height, int64_t col0,
-                int64_t width) const {
-        const uint32_t offset = args.packed ? Isa::OFFSET4 : Isa::OFFSET8;
-        const float *scale = args.weight_scale + col0, *bias = args.bias ? args.bias + col0 : nullptr;
-        for (int64_t r = 0; r < height; r++, acc += COLS) {
-            Out *out = static_cast<Out *>(args.out) + (row0 + r) * args.n + col0;
-            const float row_scale = args.row_scale[row0 + r];
-            const uint32_t excess = offset * uint32_t(sums[r]);
-            if (width < COLS)
-                bias ? finish_row<true>(acc, excess, row_scale, scale, bias, out, width)
-                     : finish_row<false>(acc, excess, row_scale, scale, bias, out, width);
-            else
-                bias ? finish_row<true>(acc, excess, row_scale, scale, bias, out, COLS)
-                     : finish_row<false>(acc, excess, row_scale, scale, bias, out, COLS);
+    // What the epilogue multiplies and adds per column. Neutral numbers stand for what there is none of: 1 and -0,
+    // which changes no float, not even 0's sign.
+    struct Columns {
+        alignas(64) float scale[COLS], bias[COLS], gain[COLS];
+    };
+
+    void lay_out_columns(int64_t col0, int64_t width, Columns &columns) const {
+        for (int64_t c = 0; c < COLS; c++) {
+            columns.scale[c] = c < width ? args.weight_scale[col0 + c] : 0;
+            columns.bias[c] = c < width && args.bias ? args.bias[col0 + c] : -0.0f;
+            columns.gain[c] = c < width && args.gain ? args.gain[col0 + c] : 1;
         }
     }
 
-    template <bool BIAS, class Out>
-    static inline __attribute__((always_inline)) void finish_row(const int32_t *acc, uint32_t excess,
-                                                                 float row_scale, const float *scale,
-                                                                 const float *bias, Out *out, int64_t width) {
-        for (int64_t c = 0; c < width; c++) {
-            float y = float(int32_t(uint32_t(acc[c]) - excess)) * row_scale * scale[c];
-            if constexpr (BIAS) y += bias[c];
-            narrow(y, out[c]);
+    // Undo the offset, then the reference's steps in its order: row scale, column scale, bias, GELU, gain, residual.
+    template <class Out>
+    void finish(const int32_t *acc, const int32_t *sums, int64_t row0, int64_t height, int64_t col0, int64_t width,
+                const Columns &columns) const {
+        const uint32_t offset = args.packed ? Isa::OFFSET4 : Isa::OFFSET8;
+        for (int64_t r = 0; r < height; r++, acc += COLS) {
+            const int64_t at = (row0 + r) * args.n + col0;
+            const float row_scale = args.row_scale[row0 + r];
+            const uint32_t excess = offset * uint32_t(sums[r]);
+            alignas(64) float y[COLS];
+            for (int c = 0; c < COLS; c++)
+                y[c] = float(int32_t(uint32_t(acc[c]) - excess)) * row_scale * columns.scale[c] + columns.bias[c];
+            if (args.gelu)
+                for (int c = 0; c < COLS; c++) y[c] = gelu(y[c]);
+            for (int c = 0; c < COLS; c++) y[c] *= columns.gain[c];
+            if (args.residual) add_residual(at, width, y);
+            Out *out = static_cast<Out *>(args.out) + at;
+            if (width < COLS)
+                for (int64_t c = 0; c < width; c++) narrow(y[c], out[c]);
+            else
+                for (int c = 0; c < COLS; c++) narrow(y[c], out[c]);
         }
+    }
+
+    void add_residual(int64_t at, int64_t width, float *y) const {
+        switch (args.residual_type) {
+            case FLOAT32: return add(static_cast<const float *>(args.residual) + at, width, y);
+            case BFLOAT16: return add(static_cast<const bfloat16 *>(args.residual) + at, width, y);
+            default: return add(static_cast<const float16 *>(args.residual) + at, width, y);
+        }
+    }
+
+    template <class T>
+    static void add(const T *residual, int64_t width, float *y) {
+        if (width < COLS)
+            for (int64_t c = 0; c < width; c++) y[c] += widen(residual[c]);
+        else
+            for (int c = 0; c < COLS; c++) y[c] += widen(residual[c]);
     }
 };
 

@@ -1,6 +1,7 @@
-// rotate_quantize for vectors of LANES floats. The rotation's additions are those of core/rotation.py, in its
+// rotate_quantize for vectors of LANES floats. LayerNorm rounds as layer_norm in reference.py does. The rotation's additions are those of core/rotation.py, in its
 // order: H_m first, then butterflies from the shortest stride to the longest, then the factor.
 #pragma once
+#include <cmath>
 #include <cstring>
 
 #include "args.h"
@@ -14,6 +15,19 @@ typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Unsigned __attribute__((vector_size(LANES * 4)));
 
 inline Floats load(const float *p) { Floats v; std::memcpy(&v, p, sizeof v); return v; }
+typedef float Half __attribute__((vector_size(LANES * 2)));
+typedef double Doubles __attribute__((vector_size(LANES * 4)));
+inline Doubles load_doubles(const float *p) {
+    Half v;
+    std::memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, Doubles);
+}
+inline double total(Doubles v) {
+    double sum = 0;
+    for (int i = 0; i < LANES / 2; i++) sum += v[i];
+    return sum;
+}
+
 inline void store(float *p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
 // The butterfly of stride S inside one vector: lane i becomes v[i] + v[i + S], lane i + S v[i] - v[i + S].
@@ -88,6 +102,46 @@ void hadamard(float *x, float *other, const RotateArgs &args) {
     std::memcpy(x, other, sizeof(float) * args.d);
 }
 
+// The row's mean and 1 / deviation, summed in double.
+void moments(const float *x, int64_t d, double eps, float &mean, float &rstd) {
+    const int64_t whole = d / LANES * LANES;
+    Doubles low = {}, high = {};
+    for (int64_t i = 0; i < whole; i += LANES) low += load_doubles(x + i), high += load_doubles(x + i + LANES / 2);
+    double sum = total(low + high);
+    for (int64_t i = whole; i < d; i++) sum += x[i];
+    const double middle = sum / double(d);
+    low = high = Doubles{};
+    for (int64_t i = 0; i < whole; i += LANES) {
+        const Doubles a = load_doubles(x + i) - middle, b = load_doubles(x + i + LANES / 2) - middle;
+        low += a * a, high += b * b;
+    }
+    double squares = total(low + high);
+    for (int64_t i = whole; i < d; i++) squares += (x[i] - middle) * (x[i] - middle);
+    mean = float(middle), rstd = float(1 / std::sqrt(squares / double(d) + eps));
+}
+
+void layer_norm(float *x, const RotateArgs &args) {
+    float mean, rstd;
+    moments(x, args.d, args.norm_eps, mean, rstd);
+    for (int64_t i = 0; i < args.d; i++) {
+        float v = (x[i] - mean) * rstd * args.norm_weight[i];
+        if (args.norm_bias) v += args.norm_bias[i];
+        x[i] = v;
+    }
+}
+
+// x = (source - shift) / presmooth times the signs, as floats.
+template <class T>
+void prepare(const T *source, const float *signs, const RotateArgs &args, float *x) {
+    const float *shift = args.shift, *presmooth = args.presmooth;
+    for (int64_t i = 0; i < args.d; i++) {
+        float v = widen(source[i]);
+        if (shift) v -= shift[i];
+        if (presmooth) v /= presmooth[i];
+        x[i] = v * signs[i];
+    }
+}
+
 // Find the row's range and scale, divide by it and round. `x` has zeros behind its d numbers up to `padded`.
 void quantize_row(const float *x, int64_t padded, const RotateArgs &args, int64_t row) {
     // The bits of floats compared as signed integers find the maximum, as unsigned ones the minimum, and NaNs
@@ -145,16 +199,16 @@ void rotate_rows(void *pointer, int64_t task) {
     // Without signs ones, so that one loop that the compiler can split by options serves all.
     for (int64_t i = 0; i < d; i++) signs[i] = args.signs ? args.signs[i] : 1;
     for (int64_t i = d; i < padded; i++) x[i] = 0;
-    const float *shift = args.shift, *presmooth = args.presmooth;
     const int64_t first = task * ROWS_PER_TASK;
     const int64_t end = first + ROWS_PER_TASK < args.rows ? first + ROWS_PER_TASK : args.rows;
     for (int64_t row = first; row < end; row++) {
         const T *source = static_cast<const T *>(args.x) + row * d;
-        for (int64_t i = 0; i < d; i++) {
-            float v = widen(source[i]);
-            if (shift) v -= shift[i];
-            if (presmooth) v /= presmooth[i];
-            x[i] = v * signs[i];
+        if (args.norm_weight) {
+            for (int64_t i = 0; i < d; i++) x[i] = widen(source[i]);
+            layer_norm(x, args);
+            prepare(x, signs, args, x);
+        } else {
+            prepare(source, signs, args, x);
         }
         if (args.signs) hadamard(x, other, args);
         if (args.smooth)
