@@ -1,0 +1,14 @@
+"""Latency and peak memory of VGGT-1B, quantized, against float, the published code and torchao: the whole grid.
+
+    python benchmarks/end_to_end.py [--frames 2,4,10,20] [any other option of `quantvggt benchmark`]
+
+The same as `quantvggt benchmark --json` with more frames: rows go to stderr as they are done, the last line is JSON.
+Takes an hour or more on two cores, and 24 GB of memory; `--frames 2` ten minutes.
+"""
+
+import sys
+
+from quantvggt.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["benchmark", "--frames", "2,4,10,20", "--json", *sys.argv[1:]]))

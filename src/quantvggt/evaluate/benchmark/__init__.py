@@ -1,0 +1,1 @@
+"""Speed and memory, both sides in one run: see `run.benchmark`."""

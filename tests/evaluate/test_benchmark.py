@@ -1,0 +1,104 @@
+"""The benchmark's baselines compute what they should, and its rows say what happened."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import quantvggt as qv
+from quantvggt.core.errors import InputError
+from quantvggt.evaluate.benchmark import run
+from quantvggt.evaluate.benchmark.run import Setting, Side, benchmark, format_row
+from tiny import CONFIG
+
+KEYS = {
+    *("scheme", "device", "frames", "height", "width", "baseline", "latency_s", "baseline_latency_s", "speedup"),
+    *("peak_bytes", "baseline_peak_bytes", "memory_ratio", "reason"),
+}
+SETTING = Setting([2], 112, 112, repeats=1)
+
+PUBLISHED = """
+import torch, quantvggt as qv
+from quantvggt.evaluate.benchmark.sides import open_side
+images = torch.rand(1, 2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+with torch.inference_mode():
+    expected = qv.load("vggt-nano")(images)
+exact = open_side("published-float32", "vggt-nano", "cpu")(images)
+rounded = open_side("published-bf16", "vggt-nano", "cpu")(images)
+for key, value in expected.items():
+    scale = value.abs().max()
+    assert (exact[key] - value).abs().max() < 1e-4 * scale, key
+    assert 1e-4 * scale < (rounded[key] - value).abs().max(), key
+    assert (rounded[key] - value).abs().mean() < 0.05 * scale, key
+"""
+
+
+def test_the_published_way_gives_the_same_numbers() -> None:
+    # It changes the whole process, so it has one of its own.
+    subprocess.run([sys.executable, "-c", PUBLISHED], check=True)
+
+
+def test_rows_of_a_float_model() -> None:
+    rows = list(benchmark("vggt-nano", ["w8a8", "w4a4"], ["published-float32", "float"], SETTING, progress=False))
+    assert [(row["scheme"], row["baseline"]) for row in rows] == [
+        (scheme, baseline) for scheme in ("w8a8", "w4a4") for baseline in ("published-float32", "float")
+    ]
+    for row in rows:
+        assert set(row) == KEYS
+        assert row["reason"] is None
+        assert row["speedup"] == row["baseline_latency_s"] / row["latency_s"]
+        assert row["memory_ratio"] == row["baseline_peak_bytes"] / row["peak_bytes"]
+        # Weights alone are 38.6 MB in float32, and less than a third of that quantized.
+        assert row["peak_bytes"] > 10e6
+        assert row["scheme"] in format_row(row)
+    published = [row["baseline_peak_bytes"] for row in rows if row["baseline"] == "published-float32"]
+    assert min(published) > max(row["peak_bytes"] for row in rows)
+
+
+def test_a_quantized_checkpoint_is_compared_with_seeded_weights(tmp_path: Path) -> None:
+    model = qv.quantize(qv.load("vggt-nano"), "w4a8", "rtn", progress=False)
+    qv.save(model, tmp_path / "small")
+    (row,) = benchmark(str(tmp_path / "small"), ["w8a8"], ["float"], SETTING, progress=False)
+    assert row["scheme"] == "w4a8"
+    assert row["speedup"] > 0
+
+
+def test_a_side_that_fails_is_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w8a8", "no/such/checkpoint", 1)], CONFIG.to_dict(), 10))
+    (row,) = benchmark(None, ["w8a8"], ["float"], Setting([1], 70, 70, repeats=1), progress=False)
+    assert row["latency_s"] is row["speedup"] is row["memory_ratio"] is None
+    assert "no/such/checkpoint" in row["reason"]
+    assert row["baseline_latency_s"] > 0
+
+
+def test_what_cannot_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "available_bytes", lambda: 10**9)
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([], {}, 10**9))
+    small = Side("w8a8", CONFIG.to_dict(), 1000)
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([small], CONFIG.to_dict(), 10**9))
+    (row,) = benchmark(None, ["w8a8"], ["published-float32"], Setting([1], 70, 70, repeats=1), progress=False)
+    assert row["reason"] == "needs about 4 GB, 1 GB are free here"
+    assert row["baseline_latency_s"] is None
+    assert row["latency_s"] > 0
+
+
+def test_unknown_baselines() -> None:
+    with pytest.raises(InputError, match="no baseline called 'gold'"):
+        list(benchmark("vggt-nano", ["w8a8"], ["gold"], SETTING))
+
+
+def test_groups_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "available_bytes", lambda: 10 * 10**9)
+    sides = [Side(name, {}, 4 * 10**9) for name in ("a", "b", "c")]
+    groups = list(run._groups([Side("small", {}, 10**9)], sides, 1, Setting([1], 14, 14)))
+    assert [[side.name for side in group] for group in groups] == [["a"], ["b"], ["c"]]
+    monkeypatch.setattr(run, "available_bytes", lambda: None)
+    assert len(list(run._groups([], sides, 1, Setting([1], 14, 14)))) == 1
+
+
+def test_autocast_needs_more_than_float32() -> None:
+    weights, setting = 4 * 10**9, Setting([4], 392, 518)
+    assert Side("published-bf16", {}, weights).needs(4, setting) > Side("published-float32", {}, weights).needs(
+        4, setting
+    )
