@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int64_t KEYS = 256;       // of a block: its scores stay in L1
+constexpr int64_t KEYS = 512;       // of a block: its scores stay near L1
 constexpr int64_t ROWS = 12;        // queries that share a load of keys
 constexpr int64_t QUERIES = 96;     // of a task, which share a block of keys in L2
 constexpr int64_t KEYS_PER_TASK = 64;
