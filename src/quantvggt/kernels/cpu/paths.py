@@ -36,7 +36,7 @@ class _RotateArgs(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in _ROTATE_POINTERS),
         *((name, ctypes.c_int64) for name in (*_ROTATE_NUMBERS, "threads")),
         ("factor", ctypes.c_float),
-        ("norm_eps", ctypes.c_double),
+        ("norm_eps", ctypes.c_float),
     )
 
 

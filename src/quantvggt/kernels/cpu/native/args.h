@@ -22,7 +22,7 @@ struct RotateArgs {
     int64_t asymmetric;      // of up to 7 bits: from the row's minimum to its maximum
     int64_t threads;
     float factor;            // 1 / sqrt(d), rounded once
-    double norm_eps;
+    float norm_eps;
 };
 
 struct LinearArgs {

@@ -8,6 +8,7 @@
 // hundreds of rows that costs a few percent, and no second copy of the weights is ever kept.
 #pragma once
 #include <cstring>
+#include <type_traits>
 
 #include "args.h"
 #include "gelu.h"
@@ -24,6 +25,14 @@ struct Linear {
     static constexpr int STEP = 4 / sizeof(A);
     static constexpr int CHUNK = 64;  // steps laid out together, so that source and target stay in L1
     static constexpr int64_t ROW_BLOCK_BYTES = 1 << 20;  // activations a task lays out: about an L2 cache
+
+    // What the epilogue multiplies and adds per column. Neutral numbers stand for what there is none of: 1 and -0,
+    // which changes no float, not even 0's sign.
+    struct Columns {
+        alignas(64) float scale[COLS], bias[COLS], gain[COLS];
+    };
+
+    struct None {};  // the type of a residual that isn't there
 
     const LinearArgs &args;
     int64_t steps, row_block, col_block, col_blocks, tasks;
@@ -52,15 +61,33 @@ struct Linear {
     static void body(void *pointer, int64_t task) {
         const Linear &self = *static_cast<const Linear *>(pointer);
         switch (self.args.out_type) {
-            case FLOAT32: return self.block<float>(task);
-            case BFLOAT16: return self.block<bfloat16>(task);
-            default: return self.block<float16>(task);
+            case FLOAT32: return self.block(task, self.finish_into<float>());
+            case BFLOAT16: return self.block(task, self.finish_into<bfloat16>());
+            default: return self.block(task, self.finish_into<float16>());
         }
     }
 
-    // One block of rows against one block of columns.
+    // The epilogue that the arguments ask for.
+    using Finish = void (Linear::*)(const int32_t *, const int32_t *, int64_t, int64_t, int64_t, int64_t,
+                                    const Columns &) const;
+
     template <class Out>
-    void block(int64_t task) const {
+    Finish finish_into() const {
+        if (!args.residual) return finish_with<Out, None>();
+        switch (args.residual_type) {
+            case FLOAT32: return finish_with<Out, float>();
+            case BFLOAT16: return finish_with<Out, bfloat16>();
+            default: return finish_with<Out, float16>();
+        }
+    }
+
+    template <class Out, class Residual>
+    Finish finish_with() const {
+        return args.gelu ? &Linear::finish<Out, Residual, true> : &Linear::finish<Out, Residual, false>;
+    }
+
+    // One block of rows against one block of columns.
+    void block(int64_t task, Finish finish) const {
         const int64_t row0 = task / col_blocks * row_block, rows = min(row_block, args.m - row0);
         const int64_t col0 = task % col_blocks * col_block, cols = min(col_block, args.n - col0);
         const int64_t padded = up(rows, ROWS);
@@ -77,9 +104,24 @@ struct Linear {
             for (int64_t r = 0; r < rows; r += ROWS) {
                 alignas(64) int32_t acc[ROWS * COLS];
                 const int64_t height = min(ROWS, rows - r);
+                prefetch(row0 + r, height, col0 + c);
                 pick_tile<ROWS>(height, a + r * steps, w, acc);
-                finish<Out>(acc, sums + r, row0 + r, height, col0 + c, width, columns);
+                (this->*finish)(acc, sums + r, row0 + r, height, col0 + c, width, columns);
             }
+        }
+    }
+
+    // The epilogue's lines lie a row apart, where no hardware foresees them: asked for before the product, they
+    // are there after it.
+    void prefetch(int64_t row0, int64_t height, int64_t col0) const {
+        const int64_t out_size = args.out_type == FLOAT32 ? 4 : 2, size = args.residual_type == FLOAT32 ? 4 : 2;
+        for (int64_t r = 0; r < height; r++) {
+            const int64_t at = (row0 + r) * args.n + col0;
+            const char *out = static_cast<const char *>(args.out) + at * out_size;
+            for (int64_t byte = 0; byte < COLS * out_size; byte += 64) __builtin_prefetch(out + byte, 1);
+            if (!args.residual) continue;
+            const char *residual = static_cast<const char *>(args.residual) + at * size;
+            for (int64_t byte = 0; byte < COLS * size; byte += 64) __builtin_prefetch(residual + byte);
         }
     }
 
@@ -146,12 +188,6 @@ struct Linear {
         }
     }
 
-    // What the epilogue multiplies and adds per column. Neutral numbers stand for what there is none of: 1 and -0,
-    // which changes no float, not even 0's sign.
-    struct Columns {
-        alignas(64) float scale[COLS], bias[COLS], gain[COLS];
-    };
-
     void lay_out_columns(int64_t col0, int64_t width, Columns &columns) const {
         for (int64_t c = 0; c < COLS; c++) {
             columns.scale[c] = c < width ? args.weight_scale[col0 + c] : 0;
@@ -160,44 +196,38 @@ struct Linear {
         }
     }
 
-    // Undo the offset, then the reference's steps in its order: row scale, column scale, bias, GELU, gain, residual.
-    template <class Out>
+    // Undo the offset, then the reference's steps in its order. The residual is read before anything is written:
+    // its lines and those of the output may have the same place in their pages, so a load among the stores waits.
+    template <class Out, class Residual, bool GELU>
     void finish(const int32_t *acc, const int32_t *sums, int64_t row0, int64_t height, int64_t col0, int64_t width,
                 const Columns &columns) const {
+        constexpr bool ADDS = !std::is_same<Residual, None>::value;
         const uint32_t offset = args.packed ? Isa::OFFSET4 : Isa::OFFSET8;
+        alignas(64) Residual residual[ROWS][COLS];
+        if constexpr (ADDS)
+            for (int64_t r = 0; r < height; r++)
+                copy(static_cast<const Residual *>(args.residual) + (row0 + r) * args.n + col0, width, residual[r]);
         for (int64_t r = 0; r < height; r++, acc += COLS) {
-            const int64_t at = (row0 + r) * args.n + col0;
             const float row_scale = args.row_scale[row0 + r];
             const uint32_t excess = offset * uint32_t(sums[r]);
-            alignas(64) float y[COLS];
-            for (int c = 0; c < COLS; c++)
-                y[c] = float(int32_t(uint32_t(acc[c]) - excess)) * row_scale * columns.scale[c] + columns.bias[c];
-            if (args.gelu)
-                for (int c = 0; c < COLS; c++) y[c] = gelu(y[c]);
-            for (int c = 0; c < COLS; c++) y[c] *= columns.gain[c];
-            if (args.residual) add_residual(at, width, y);
-            Out *out = static_cast<Out *>(args.out) + at;
-            if (width < COLS)
-                for (int64_t c = 0; c < width; c++) narrow(y[c], out[c]);
-            else
-                for (int c = 0; c < COLS; c++) narrow(y[c], out[c]);
-        }
-    }
-
-    void add_residual(int64_t at, int64_t width, float *y) const {
-        switch (args.residual_type) {
-            case FLOAT32: return add(static_cast<const float *>(args.residual) + at, width, y);
-            case BFLOAT16: return add(static_cast<const bfloat16 *>(args.residual) + at, width, y);
-            default: return add(static_cast<const float16 *>(args.residual) + at, width, y);
+            alignas(64) Out out[COLS];
+            for (int c = 0; c < COLS; c++) {
+                float y = float(int32_t(uint32_t(acc[c]) - excess)) * row_scale * columns.scale[c] + columns.bias[c];
+                if constexpr (GELU) y = gelu(y);
+                y *= columns.gain[c];
+                if constexpr (ADDS) y += widen(residual[r][c]);
+                narrow(y, out[c]);
+            }
+            copy(out, width, static_cast<Out *>(args.out) + (row0 + r) * args.n + col0);
         }
     }
 
     template <class T>
-    static void add(const T *residual, int64_t width, float *y) {
-        if (width < COLS)
-            for (int64_t c = 0; c < width; c++) y[c] += widen(residual[c]);
+    static void copy(const T *from, int64_t width, T *to) {
+        if (width == COLS)
+            std::memcpy(to, from, COLS * sizeof(T));
         else
-            for (int c = 0; c < COLS; c++) y[c] += widen(residual[c]);
+            for (int64_t c = 0; c < width; c++) to[c] = from[c];
     }
 };
 

@@ -12,22 +12,9 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
-typedef uint32_t Unsigned __attribute__((vector_size(LANES * 4)));
 
+inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 inline Floats load(const float *p) { Floats v; std::memcpy(&v, p, sizeof v); return v; }
-typedef float Half __attribute__((vector_size(LANES * 2)));
-typedef double Doubles __attribute__((vector_size(LANES * 4)));
-inline Doubles load_doubles(const float *p) {
-    Half v;
-    std::memcpy(&v, p, sizeof v);
-    return __builtin_convertvector(v, Doubles);
-}
-inline double total(Doubles v) {
-    double sum = 0;
-    for (int i = 0; i < LANES / 2; i++) sum += v[i];
-    return sum;
-}
-
 inline void store(float *p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
 // The butterfly of stride S inside one vector: lane i becomes v[i] + v[i + S], lane i + S v[i] - v[i + S].
@@ -51,23 +38,40 @@ inline Floats butterflies(Floats v) {
     return v;
 }
 
+// C vectors, `stride` floats apart, through the butterflies of log2(C) strides while they are in registers.
+template <int C, bool INSIDE>
+inline void combine(float *x, int64_t stride) {
+    Floats v[C];
+    for (int i = 0; i < C; i++) v[i] = INSIDE ? butterflies(load(x + i * stride)) : load(x + i * stride);
+#pragma GCC unroll 4
+    for (int half = 1; half < C; half *= 2)
+        for (int i = 0; i < C; i++)
+            if (!(i & half)) {
+                const Floats a = v[i], b = v[i + half];
+                v[i] = a + b, v[i + half] = a - b;
+            }
+    for (int i = 0; i < C; i++) store(x + i * stride, v[i]);
+}
+
+template <int C>
+inline int64_t combine_all(float *x, int64_t n, int64_t half) {
+    for (int64_t block = 0; block < n; block += C * half)
+        for (int64_t i = block; i < block + half; i += LANES) combine<C, false>(x + i, half);
+    return C * half;
+}
+
 // Sylvester's H_n on one run of n = 2^i floats.
 void sylvester(float *x, int64_t n) {
     int64_t half = 1;
-    if (n >= LANES) {
+    if (n >= 4 * LANES) {
+        for (int64_t i = 0; i < n; i += 4 * LANES) combine<4, true>(x + i, LANES);
+        half = 4 * LANES;
+        while (8 * half <= n) half = combine_all<8>(x, n, half);
+        if (4 * half <= n) half = combine_all<4>(x, n, half);
+    } else if (n >= LANES) {
         for (int64_t i = 0; i < n; i += LANES) store(x + i, butterflies(load(x + i)));
         half = LANES;
     }
-    // Two strides at a time, while they are in registers.
-    for (; half >= LANES && 4 * half <= n; half *= 4)
-        for (int64_t block = 0; block < n; block += 4 * half)
-            for (int64_t i = block; i < block + half; i += LANES) {
-                Floats a = load(x + i), b = load(x + i + half);
-                Floats c = load(x + i + 2 * half), d = load(x + i + 3 * half);
-                Floats ab = a + b, a_b = a - b, cd = c + d, c_d = c - d;
-                store(x + i, ab + cd), store(x + i + half, a_b + c_d);
-                store(x + i + 2 * half, ab - cd), store(x + i + 3 * half, a_b - c_d);
-            }
     for (; half < n; half *= 2)
         for (int64_t block = 0; block < n; block += 2 * half)
             for (int64_t i = block; i < block + half; i++) {
@@ -76,14 +80,10 @@ void sylvester(float *x, int64_t n) {
             }
 }
 
-// x H / sqrt(d) on one row; `other` is scratch of the same size.
+// x H on one row, not yet divided by sqrt(d); `other` is scratch of the same size.
 void hadamard(float *x, float *other, const RotateArgs &args) {
     const int64_t m = args.m, run = args.d / m;
-    if (m == 1) {
-        sylvester(x, run);
-        for (int64_t i = 0; i < run; i++) x[i] *= args.factor;
-        return;
-    }
+    if (m == 1) return sylvester(x, run);
     // With the m numbers of a block spread over m runs, H_m adds whole runs, and Sylvester's part is one
     // transform of each run.
     for (int64_t b = 0; b < run; b++)
@@ -98,33 +98,46 @@ void hadamard(float *x, float *other, const RotateArgs &args) {
         sylvester(sum, run);
     }
     for (int64_t b = 0; b < run; b++)
-        for (int64_t i = 0; i < m; i++) other[b * m + i] = x[i * run + b] * args.factor;
+        for (int64_t i = 0; i < m; i++) other[b * m + i] = x[i * run + b];
     std::memcpy(x, other, sizeof(float) * args.d);
 }
 
-// The row's mean and 1 / deviation, summed in double.
-void moments(const float *x, int64_t d, double eps, float &mean, float &rstd) {
-    const int64_t whole = d / LANES * LANES;
-    Doubles low = {}, high = {};
-    for (int64_t i = 0; i < whole; i += LANES) low += load_doubles(x + i), high += load_doubles(x + i + LANES / 2);
-    double sum = total(low + high);
-    for (int64_t i = whole; i < d; i++) sum += x[i];
-    const double middle = sum / double(d);
-    low = high = Doubles{};
-    for (int64_t i = 0; i < whole; i += LANES) {
-        const Doubles a = load_doubles(x + i) - middle, b = load_doubles(x + i + LANES / 2) - middle;
-        low += a * a, high += b * b;
-    }
-    double squares = total(low + high);
-    for (int64_t i = whole; i < d; i++) squares += (x[i] - middle) * (x[i] - middle);
-    mean = float(middle), rstd = float(1 / std::sqrt(squares / double(d) + eps));
+constexpr int SUMS = 32;  // partial sums of a row, as many as in reference.py on every path
+
+// Folded in halves, as there.
+inline float fold(float *sums) {
+    for (int half = SUMS / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+    return sums[0];
 }
 
+// `x` has zeros behind its d numbers up to a multiple of SUMS.
 void layer_norm(float *x, const RotateArgs &args) {
-    float mean, rstd;
-    moments(x, args.d, args.norm_eps, mean, rstd);
-    for (int64_t i = 0; i < args.d; i++) {
-        float v = (x[i] - mean) * rstd * args.norm_weight[i];
+    constexpr int N = SUMS / LANES;
+    const int64_t d = args.d;
+    alignas(64) float sums[SUMS];
+    Floats partial[N] = {};
+    for (int64_t i = 0; i < d; i += SUMS)
+        for (int j = 0; j < N; j++) partial[j] += load(x + i + j * LANES);
+    std::memcpy(sums, partial, sizeof sums);
+    const float mean = fold(sums) / float(d);
+    for (int j = 0; j < N; j++) partial[j] = Floats{};
+    for (int64_t i = 0; i < d; i += SUMS)
+        for (int j = 0; j < N; j++) {
+            const Floats v = load(x + i + j * LANES) - mean;
+            store(x + i + j * LANES, v), partial[j] += v * v;
+        }
+    // Behind the row stands -mean now, which must not count.
+    for (int64_t i = d; i < up(d, SUMS); i++) x[i] = 0;
+    if (d % SUMS) {
+        for (int j = 0; j < N; j++) partial[j] = Floats{};
+        for (int64_t i = 0; i < d; i += SUMS)
+            for (int j = 0; j < N; j++) partial[j] += load(x + i + j * LANES) * load(x + i + j * LANES);
+    }
+    std::memcpy(sums, partial, sizeof sums);
+    const float rstd = 1 / std::sqrt(fold(sums) / float(d) + args.norm_eps);
+    for (int64_t i = 0; i < d; i++) {
+        float v = x[i] * rstd * args.norm_weight[i];
         if (args.norm_bias) v += args.norm_bias[i];
         x[i] = v;
     }
@@ -142,21 +155,21 @@ void prepare(const T *source, const float *signs, const RotateArgs &args, float 
     }
 }
 
-// Find the row's range and scale, divide by it and round. `x` has zeros behind its d numbers up to `padded`.
-void quantize_row(const float *x, int64_t padded, const RotateArgs &args, int64_t row) {
+// Scale the rotation, divide by smooth, and find the row's range, divide by its scale and round.
+void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
+    const int64_t d = args.d;
+    const float factor = args.signs ? args.factor : 1, *smooth = args.smooth;
     // The bits of floats compared as signed integers find the maximum, as unsigned ones the minimum, and NaNs
-    // stand beyond the infinities. Starting from 0 changes no absmax, and padding takes no part.
-    Ints high = {};
-    Unsigned low = {};
-    for (int64_t i = 0; i < padded; i += LANES) {
-        Floats v = load(x + i);
-        high = (Ints)v > high ? (Ints)v : high, low = (Unsigned)v > low ? (Unsigned)v : low;
-    }
+    // stand beyond the infinities. Starting from 0 changes no absmax.
     int32_t top_bits = 0;
     uint32_t bottom_bits = 0x80000000u;
-    for (int i = 0; i < LANES; i++) {
-        top_bits = high[i] > top_bits ? high[i] : top_bits;
-        bottom_bits = low[i] > bottom_bits ? low[i] : bottom_bits;
+    for (int64_t i = 0; i < d; i++) {
+        float v = x[i] * factor;
+        if (smooth) v /= smooth[i];
+        x[i] = v;
+        const uint32_t bits = as_bits(v);
+        top_bits = int32_t(bits) > top_bits ? int32_t(bits) : top_bits;
+        bottom_bits = bits > bottom_bits ? bits : bottom_bits;
     }
     float h = as_float(uint32_t(top_bits)), l = as_float(bottom_bits);
     if (args.clip) h *= args.clip[0], l *= args.clip[1];
@@ -177,7 +190,6 @@ void quantize_row(const float *x, int64_t padded, const RotateArgs &args, int64_
     }
     args.scale[row] = scale;
 
-    const int64_t d = args.d;
     int8_t *__restrict q = args.q + row * d;
     for (int64_t i = 0; i < d; i++) {
         float v = x[i] / scale;
@@ -193,7 +205,7 @@ constexpr int64_t ROWS_PER_TASK = 16;
 template <class T>
 void rotate_rows(void *pointer, int64_t task) {
     const RotateArgs &args = *static_cast<const RotateArgs *>(pointer);
-    const int64_t d = args.d, padded = (d + LANES - 1) / LANES * LANES;
+    const int64_t d = args.d, padded = up(d, SUMS);
     float *__restrict x = static_cast<float *>(scratch(sizeof(float) * 3 * padded));
     float *other = x + padded, *signs = other + padded;
     // Without signs ones, so that one loop that the compiler can split by options serves all.
@@ -211,9 +223,7 @@ void rotate_rows(void *pointer, int64_t task) {
             prepare(source, signs, args, x);
         }
         if (args.signs) hadamard(x, other, args);
-        if (args.smooth)
-            for (int64_t i = 0; i < d; i++) x[i] /= args.smooth[i];
-        quantize_row(x, padded, args, row);
+        quantize_row(x, args, row);
     }
 }
 
