@@ -1,9 +1,10 @@
-"""Time and memory of loading VGGT-1B: our mapped loading against building the model and copying into it.
+"""Time and memory of loading VGGT-1B: our mapped loading against building the model and copying into it, and W4A4.
 
     python benchmarks/load_time.py [--stored bfloat16|float32] [--dtype float32|bfloat16]
 
-Writes a seeded random checkpoint of VGGT-1B (2.5 GB in bfloat16) to a temporary folder, loads it in a fresh
-process each way, and deletes it. Both processes then read every weight once, so that a mapped file counts.
+Writes a seeded random checkpoint of VGGT-1B (2.5 GB in bfloat16), and one of it as a whole in 4 bits, to a temporary
+folder, loads each in a fresh process, the first one both ways, and deletes them. Every process then reads every weight
+once, so that a mapped file counts.
 The last line is JSON. Resident memory splits into the process's own ("anon") and pages of the mapped file,
 which the system may take back at any time.
 """
@@ -20,10 +21,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+import quantvggt as qv
 from quantvggt.checkpoint.config import FLOAT_DTYPES
 from quantvggt.checkpoint.load import load
 from quantvggt.checkpoint.weights import TensorInfo, write_safetensors
 from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models.seeded import seeded_model
 
 
 def load_ours(path: Path, dtype: torch.dtype) -> VGGT:
@@ -37,7 +40,7 @@ def load_naive(path: Path, dtype: torch.dtype) -> VGGT:
     return model.eval()
 
 
-SIDES = {"ours": load_ours, "naive": load_naive}
+SIDES = {"ours": load_ours, "naive": load_naive, "quantized": load_ours}
 
 
 def write_random_vggt_1b(path: Path, dtype: torch.dtype) -> None:
@@ -46,6 +49,11 @@ def write_random_vggt_1b(path: Path, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     infos = {name: TensorInfo(tuple(x.shape), dtype) for name, x in state.items()}
     write_safetensors(path, infos, lambda n: torch.randn(infos[n].shape, generator=generator).to(dtype), {})
+
+
+def write_quantized_vggt_1b(folder: Path) -> None:
+    model = seeded_model(VGGTConfig.vggt_1b())
+    qv.save(qv.quantize(model, "w4a4", "rtn", rest="w4a8", progress=False), folder)
 
 
 class MemoryWatch:
@@ -77,7 +85,7 @@ def measure(side: str, path: Path, dtype: torch.dtype) -> None:
         start = time.perf_counter()
         model = SIDES[side](path, dtype)
         loaded = time.perf_counter() - start
-        total = sum(parameter.sum(dtype=torch.float64).item() for parameter in model.parameters())
+        total = sum(x.sum(dtype=torch.float64).item() for x in model.state_dict().values())
         touched = time.perf_counter() - start
     print(
         json.dumps(
@@ -109,14 +117,19 @@ def main() -> None:
         path = Path(folder) / "model.safetensors"
         print(f"writing random VGGT-1B in {arguments.stored} ...", file=sys.stderr)
         write_random_vggt_1b(path, FLOAT_DTYPES[arguments.stored])
+        quantized = Path(folder) / "w4a4"
+        write_quantized_vggt_1b(quantized)
         for side in SIDES:
-            command = [sys.executable, __file__, "--side", side, "--path", str(path), "--dtype", arguments.dtype]
+            where = quantized if side == "quantized" else path
+            command = [sys.executable, __file__, "--side", side, "--path", str(where), "--dtype", arguments.dtype]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             rows[side] = json.loads(output.splitlines()[-1])
             gigabytes = {key: f"{rows[side][key] / 1e9:.2f} GB" for key in rows[side] if key.endswith("bytes")}
-            print(f"{side:>6}: {rows[side]['load_s']} s to load, peak {gigabytes}", file=sys.stderr)
+            print(f"{side:>9}: {rows[side]['load_s']} s to load, peak {gigabytes}", file=sys.stderr)
         file_bytes = path.stat().st_size
-    if rows["ours"].pop("checksum") != rows["naive"].pop("checksum"):
+        rows["quantized"]["file_bytes"] = sum(file.stat().st_size for file in quantized.iterdir())
+    sums = {side: row.pop("checksum") for side, row in rows.items()}
+    if sums["ours"] != sums["naive"]:
         raise SystemExit("the two models differ")
     print(json.dumps({"stored": arguments.stored, "dtype": arguments.dtype, "file_bytes": file_bytes, **rows}))
 
