@@ -29,6 +29,7 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wno-psabi"]
 FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
 PATH_FLAGS = {
+    "amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
     "avx512vnni": [*AVX512, "-mavx512vnni"],
     "avxvnni": ["-mavx2", "-mavxvnni"],
     "avx2": ["-mavx2"],
@@ -38,6 +39,7 @@ ATTENTION_FLAGS = {"avx512bf16": [*AVX512, "-mavx512bf16"]}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 PATHS = (*(PATH_FLAGS if X86 else ()), "portable")  # of the integer ops, best first
 INSTRUCTIONS = {
+    "amx": "AMX-INT8",
     "avx512bf16": "AVX512-BF16",
     "avx512vnni": "AVX512-VNNI",
     "avxvnni": "AVX-VNNI",
@@ -67,7 +69,10 @@ def usable(path: str, op: str) -> tuple[bool, str]:
     native, reason = library()
     if native is None:
         return False, reason
-    if not getattr(native, f"{path}_supported")():
+    supported = getattr(native, f"{path}_supported")()
+    if supported < 0:
+        return False, f"the system does not let this process use {INSTRUCTIONS[path]}"
+    if not supported:
         return False, f"this CPU has no {INSTRUCTIONS[path]}"
     if not hasattr(native, f"{path}_{op}"):
         return False, f"the C++ compiler is too old for {INSTRUCTIONS[path]}"

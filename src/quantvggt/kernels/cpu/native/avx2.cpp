@@ -7,7 +7,7 @@
 
 namespace {
 
-struct Avx2 {
+struct Avx2 : Panels {
     using A = int16_t;
     using W = int16_t;
     // With 6 rows gcc runs out of its 16 registers and is slower by a third.
@@ -28,10 +28,6 @@ struct Avx2 {
             }
         }
         std::memcpy(out, acc, sizeof acc);
-    }
-
-    static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
-        transpose_words(count, columns, in, stride, out);
     }
 };
 

@@ -7,7 +7,7 @@
 
 namespace {
 
-struct AvxVnni {
+struct AvxVnni : Panels {
     using A = int8_t;
     using W = uint8_t;
     static constexpr int ROWS = 6, COLS = 16, OFFSET8 = 128, OFFSET4 = 8;
@@ -27,10 +27,6 @@ struct AvxVnni {
             }
         }
         std::memcpy(out, acc, sizeof acc);
-    }
-
-    static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
-        transpose_words(count, columns, in, stride, out);
     }
 };
 

@@ -9,6 +9,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #include "args.h"
@@ -71,8 +75,8 @@ namespace {
 
 // Asked directly: what __builtin_cpu_supports knows depends on the compiler and its runtime library.
 struct Cpu {
-    unsigned seven_b = 0, seven_c = 0, seven_one_a = 0;
-    bool ymm = false, zmm = false;  // the system saves these registers
+    unsigned seven_b = 0, seven_c = 0, seven_d = 0, seven_one_a = 0;
+    bool ymm = false, zmm = false, tiles = false;  // the system saves these registers
 
     Cpu() {
         unsigned a, b, c, d;
@@ -80,9 +84,10 @@ struct Cpu {
             unsigned low, high;
             __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
             ymm = (low & 0x06) == 0x06, zmm = (low & 0xe6) == 0xe6;
+            tiles = (low & 0x60000) == 0x60000;
         }
         if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
-        seven_b = b, seven_c = c;
+        seven_b = b, seven_c = c, seven_d = d;
         if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) seven_one_a = a;
     }
 };
@@ -90,6 +95,15 @@ struct Cpu {
 const Cpu &cpu() {
     static const Cpu once;
     return once;
+}
+
+// Linux saves AMX's large registers only for processes that have asked: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
+bool request_tiles() {
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+    return false;
+#endif
 }
 
 }  // namespace
@@ -101,7 +115,14 @@ EXPORT int avx512vnni_supported() {
     return cpu().zmm && f && bw && vl && cpu().seven_c >> 11 & 1;
 }
 EXPORT int avx512bf16_supported() { return avx512vnni_supported() && cpu().seven_one_a >> 5 & 1; }
+
+// -1: the CPU could, but the system does not let it.
+EXPORT int amx_supported() {
+    if (!avx512vnni_supported() || (cpu().seven_d >> 24 & 3) != 3) return 0;
+    static const bool granted = cpu().tiles && request_tiles();
+    return granted ? 1 : -1;
+}
 #endif
 
-// A new path says here whether it can run (AMX would also ask the system for its tiles).
+// A new path says here whether it can run.
 EXPORT int portable_supported() { return 1; }

@@ -4,6 +4,7 @@
 //   OFFSET8/4     what is added to 8- and 4-bit weights (an unsigned operand); undone with the row's sum
 //   tile<R>       out[R][COLS] int32 = sum over steps of a[step][R] . w[step][COLS], where one step is a
 //                 32-bit word holding 4 or 2 consecutive numbers along k
+// and inherits the rest from Panels or overrides it.
 // Weights arrive as they are stored, 8 bits or 4, and are laid out panel by panel inside the call: spread over
 // hundreds of rows that costs a few percent, and no second copy of the weights is ever kept.
 #pragma once
@@ -16,6 +17,18 @@
 #include "numbers.h"
 
 namespace {
+
+struct Panels {
+    static constexpr int BLOCK = 1;     // steps come in multiples of it; beyond 1 lay_out(..) arranges activations
+    static constexpr int SMALLEST = 1;  // rows of the smallest tile
+    struct Task {};                     // lives as long as a thread multiplies
+
+    // out[s][c] = in[c][s] for `columns` rows, `stride` words apart, of `count` words.
+    static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
+        for (int64_t s = 0; s < count; s++)
+            for (int c = 0; c < columns; c++) out[s * columns + c] = in[c * stride + s];
+    }
+};
 
 template <class Isa>
 struct Linear {
@@ -38,7 +51,7 @@ struct Linear {
     int64_t steps, row_block, col_block, col_blocks, tasks;
 
     explicit Linear(const LinearArgs &a) : args(a) {
-        steps = ceil(a.k, STEP);
+        steps = up(ceil(a.k, STEP), Isa::BLOCK);
         row_block = min(ROW_BLOCK_BYTES / (steps * 4), a.m), col_block = a.n;
         // Two tasks per thread even out their speeds. Laying out costs 1 / columns + 1 / rows of the whole.
         while (ceil(a.m, row_block) * ceil(a.n, col_block) < 2 * a.threads)
@@ -94,6 +107,7 @@ struct Linear {
         // The weights come first: their tiles are loaded as aligned vectors.
         auto *w = static_cast<int32_t *>(scratch((steps * (COLS + padded) + padded) * 4));
         Columns columns;
+        [[maybe_unused]] typename Isa::Task task_state;
         int32_t *a = w + steps * COLS, *sums = a + steps * padded;
         for (int64_t r = 0; r < rows; r += ROWS)
             lay_out_rows(row0 + r, min(ROWS, rows - r), a + r * steps, sums + r);
@@ -126,18 +140,20 @@ struct Linear {
     }
 
     // Tiles come in ROWS and the powers of two below it; a ragged one takes the smallest that holds it.
+    static constexpr int smaller(int rows) { return rows > 16 ? 16 : rows > 8 ? 8 : rows > 4 ? 4 : rows / 2; }
+
     template <int R>
     static int tile_rows(int64_t height) {
-        constexpr int next = R > 8 ? 8 : R > 4 ? 4 : R / 2;
-        if constexpr (next > 0)
+        constexpr int next = smaller(R);
+        if constexpr (next >= Isa::SMALLEST)
             if (height <= next) return tile_rows<next>(height);
         return R;
     }
 
     template <int R>
     void pick_tile(int64_t height, const int32_t *a, const int32_t *w, int32_t *acc) const {
-        constexpr int next = R > 8 ? 8 : R > 4 ? 4 : R / 2;
-        if constexpr (next > 0)
+        constexpr int next = smaller(R);
+        if constexpr (next >= Isa::SMALLEST)
             if (height <= next) return pick_tile<next>(height, a, w, acc);
         Isa::template tile<R>(steps, a, w, acc);
     }
@@ -157,7 +173,11 @@ struct Linear {
                 for (int64_t i = have; i < count * STEP; i++) numbers[r][i] = 0;
                 sums[r] += sum;
             }
-            Isa::transpose(count, tile, reinterpret_cast<const int32_t *>(numbers), CHUNK, a + s0 * tile);
+            const auto *words = reinterpret_cast<const int32_t *>(numbers);
+            if constexpr (Isa::BLOCK > 1)
+                Isa::lay_out(count, tile, words, CHUNK, a + s0 * tile);
+            else
+                Isa::transpose(count, tile, words, CHUNK, a + s0 * tile);
         }
     }
 
@@ -230,12 +250,6 @@ struct Linear {
             for (int64_t c = 0; c < width; c++) to[c] = from[c];
     }
 };
-
-// out[s][c] = in[c][s] for `columns` rows, `stride` words apart, of `count` words.
-inline void transpose_words(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
-    for (int64_t s = 0; s < count; s++)
-        for (int c = 0; c < columns; c++) out[s * columns + c] = in[c * stride + s];
-}
 
 template <class Isa>
 void int_linear(const LinearArgs *args) {

@@ -6,7 +6,7 @@
 
 namespace {
 
-struct Portable {
+struct Portable : Panels {
     using A = float;
     using W = float;
     static constexpr int ROWS = 4, COLS = 8, OFFSET8 = 0, OFFSET4 = 0, EXACT_STEPS = 1024;
@@ -23,10 +23,6 @@ struct Portable {
             for (int i = 0; i < R * COLS; i++) out[i] += int32_t(acc[i / COLS][i % COLS / LANES][i % LANES]);
             steps -= count;
         }
-    }
-
-    static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
-        transpose_words(count, columns, in, stride, out);
     }
 };
 
