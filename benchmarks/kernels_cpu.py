@@ -4,20 +4,27 @@
 
 int_linear with 8- and 4-bit weights and bfloat16 output against torch's linear in float32 and bfloat16 and its bare
 integer product (`torch._int_mm`, int32 output, no scales); rotate_quantize on bfloat16 tokens against the reference,
-and with shift, presmooth and special tokens of their own width against PyTorch doing those steps around it;
-attention in bfloat16 with LayerNorm and rotary embedding of queries and keys against the reference, and against
-PyTorch's bare attention without those steps on queries, keys and values that already lie as it likes them.
+and with shift, presmooth and special tokens of their own width against PyTorch doing those steps around it; what a
+block has around its layers (LayerNorm before; GELU, or gain and residual, behind), in the ops' one pass against
+PyTorch's modules around them; attention in bfloat16 with LayerNorm and rotary embedding of queries and keys against the
+reference, and against PyTorch's bare attention without those steps on queries, keys and values that already lie as it
+likes them. On a CPU with AVX512-VNNI, products are also compared with its peak, which a loop that touches nothing but
+registers measures in the same rounds (`peak_vnni.cpp`, compiled for the run).
 Each round runs every side once, in turn, so that all sides meet the same noise; a row holds medians over the rounds.
 The last line is JSON.
 """
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -26,6 +33,8 @@ import torch.nn.functional as F
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import reference, registry
+from quantvggt.kernels.cpu import build
+from quantvggt.kernels.cpu.paths import CpuPath
 from quantvggt.kernels.ops import attention, int_linear, rotate_quantize
 from quantvggt.models.linear import NUM_SPECIAL
 from quantvggt.models.rope import rope_tables
@@ -62,9 +71,13 @@ def linear_row(site: str, m: int, repeats: int) -> dict[str, object]:
         "bfloat16": lambda: F.linear(x16, weight16, bias16),
         "float32": lambda: F.linear(x, weight, bias),
     }
-    seconds = medians(sides, repeats)
-    say(f"{site:10} {k:5} {n:5}" + "".join(f" {2e-9 * m * n * k / seconds[side]:9.0f}" for side in sides))
+    peak = vnni_peak()
+    seconds = medians(sides | ({"peak": peak} if peak else {}), repeats)
     speedups = ratios("w8", seconds, ("int_mm", "bfloat16", "float32"))
+    if peak:
+        speedups["of_peak"] = 2.0 * m * n * k / seconds["w8"] / (PEAK_OPERATIONS / seconds.pop("peak"))
+    share = f" {100 * speedups['of_peak']:9.0f}%" if peak else ""
+    say(f"{site:10} {k:5} {n:5}" + "".join(f" {2e-9 * m * n * k / seconds[side]:9.0f}" for side in sides) + share)
     return {"op": "int_linear", "site": site, "m": m, "k": k, "n": n, "seconds": seconds, **speedups}
 
 
@@ -125,6 +138,57 @@ def attention_row(tokens: int, repeats: int) -> dict[str, object]:
     return {"op": "attention", "n": tokens, "seconds": seconds, **ratios("native", seconds, list(sides)[1:])}
 
 
+def norm_row(m: int, repeats: int) -> dict[str, object]:
+    """LayerNorm before quantizing 1024 channels of bfloat16."""
+    x, norm = torch.randn(m, 1024).bfloat16(), torch.nn.LayerNorm(1024).bfloat16()
+    signs, weight, bias = random_signs(1024, 0), norm.weight.float(), norm.bias.float()
+    sides: dict[str, Callable[[], object]] = {
+        "fused": lambda: rotate_quantize(x, signs, None, None, 8, norm_weight=weight, norm_bias=bias),
+        "steps": lambda: rotate_quantize(norm(x), signs, None, None, 8),
+        "no_norm": lambda: rotate_quantize(x, signs, None, None, 8),
+    }
+    seconds = medians(sides, repeats)
+    say(f"{1024:10}" + "".join(f" {1e6 * seconds[side] / m:12.2f}" for side in sides))
+    return {"op": "rotate_quantize", "norm": True, "m": m, "seconds": seconds, **ratios("fused", seconds, ("steps",))}
+
+
+def epilogue_row(site: str, m: int, repeats: int) -> dict[str, object]:
+    """What follows a layer in a block, bfloat16: GELU behind fc1, gain and residual behind proj and fc2."""
+    k, n = SHAPES[site]
+    g = torch.Generator().manual_seed(0)
+    q, weight = (torch.randint(-128, 128, (rows, k), dtype=torch.int8, generator=g) for rows in (m, n))
+    row_scale, weight_scale = torch.rand(m, 1, generator=g), torch.rand(n, 1, generator=g)
+    bias, gain, residual = torch.randn(n), torch.rand(n), torch.randn(m, n).bfloat16()
+    gain16 = gain.bfloat16()
+    args = q, row_scale, weight, weight_scale, bias, torch.bfloat16
+    sides: dict[str, Callable[[], object]] = {"bare": lambda: int_linear(*args)}
+    if site == "fc1":
+        sides |= {"fused": lambda: int_linear(*args, gelu=True), "steps": lambda: F.gelu(int_linear(*args))}
+    else:
+        sides["fused"] = lambda: int_linear(*args, gain=gain, residual=residual)
+        sides["steps"] = lambda: residual + gain16 * int_linear(*args)
+    seconds = medians(sides, repeats)
+    say(f"{site:10}" + "".join(f" {1e6 * seconds[side] / m:12.2f}" for side in ("fused", "steps", "bare")))
+    return {"op": "int_linear", "epilogue": site, "m": m, "seconds": seconds, **ratios("fused", seconds, ("steps",))}
+
+
+PEAK_OPERATIONS = 2_000_000_000
+
+
+@lru_cache
+def vnni_peak() -> Callable[[], None] | None:
+    """PEAK_OPERATIONS of int8 on every thread together, or None if this CPU or machine can't."""
+    if not CpuPath("avx512vnni").check(CPU)[0]:
+        return None
+    source = str(Path(__file__).with_name("peak_vnni.cpp"))
+    flags = ["-O2", "-shared", "-fPIC", "-pthread", "-mavx512f", "-mavx512vnni"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/peak.so"
+        subprocess.run([*build._compiler(), *flags, source, "-o", file], check=True)
+        native = ctypes.CDLL(file)
+    return lambda: native.peak(ctypes.c_int64(PEAK_OPERATIONS), torch.get_num_threads())
+
+
 def ratios(ours: str, seconds: dict[str, float], baselines: Sequence[str]) -> dict[str, float]:
     return {f"speedup_over_{name}": seconds[name] / seconds[ours] for name in baselines}
 
@@ -149,7 +213,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     backends = {op: registry.select(op, CPU).name for op in ("int_linear", "rotate_quantize", "attention")}
     say(f"{cpu_name()}, {args.threads} threads, {backends}, torch {torch.__version__}")
-    say(f"GOP/s, {args.rows} rows:\nsite           K     N        w8        w4    int_mm  bfloat16   float32")
+    say(
+        f"GOP/s, {args.rows} rows:\n"
+        "site           K     N        w8        w4    int_mm  bfloat16   float32  w8 of peak"
+    )
     rows = [linear_row(site, args.rows, args.repeats) for site in SHAPES]
     say("rotate_quantize, microseconds per token:\n         K       native    reference")
     rows += [rotate_row(k, args.rows, args.repeats) for k in (1024, 4096)]
@@ -158,6 +225,10 @@ def main() -> None:
     rows += [fused_row(k, FRAME_TOKENS, frames, args.repeats) for k in (1024, 4096)]
     say("attention, GFLOP/s; PyTorch's in two types, bare:\n    tokens    native reference  bfloat16   float32")
     rows += [attention_row(int(tokens), args.repeats) for tokens in args.tokens.split(",")]
+    say("LayerNorm before it, microseconds per token:\n         K        fused        steps      no norm")
+    rows.append(norm_row(args.rows, args.repeats))
+    say("int_linear and what follows it, microseconds per token:\nsite              fused        steps         bare")
+    rows += [epilogue_row(site, args.rows, args.repeats) for site in ("proj", "fc1", "fc2")]
     head = {"cpu": cpu_name(), "threads": args.threads, "backends": backends, "torch": torch.__version__}
     print(json.dumps({**head, "rows": rows}))
 
