@@ -161,7 +161,7 @@ def check_residual(residual: Tensor | None, shape: tuple[int, ...]) -> None:
 
 def check_weight(weight: Tensor, k: int) -> None:
     """Raises InputError unless `weight` is int8 [N, k] or packed 4-bit int32 [N, ceil(k / 8)]."""
-    width = {torch.int8: k, torch.int32: packed_width(k)}.get(weight.dtype)
+    width = k if weight.dtype == torch.int8 else packed_width(k) if weight.dtype == torch.int32 else None
     if weight.ndim != 2 or weight.shape[1] != width:
         raise InputError(
             f"a weight for {k} channels is int8 [N, {k}] or packed int32 [N, {packed_width(k)}], "

@@ -147,7 +147,8 @@ def vector(values: Tensor | None, dtype: torch.dtype, count: int, name: str) -> 
         return None
     if values.numel() != count:
         raise ValueError(f"{name} has {values.numel()} values; {count} are needed")
-    return values.to(dtype).contiguous()
+    # Most are as they should be, and on small layers every call counts.
+    return values if values.dtype == dtype and values.is_contiguous() else values.to(dtype).contiguous()
 
 
 def address(tensor: Tensor | None) -> int | None:

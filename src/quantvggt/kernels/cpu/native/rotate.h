@@ -86,14 +86,21 @@ void hadamard(float *x, float *other, const RotateArgs &args) {
     if (m == 1) return sylvester(x, run);
     // With the m numbers of a block spread over m runs, H_m adds whole runs, and Sylvester's part is one
     // transform of each run.
-    for (int64_t b = 0; b < run; b++)
-        for (int64_t i = 0; i < m; i++) other[i * run + b] = x[b * m + i];
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t b = 0; b < run; b++) other[i * run + b] = x[b * m + i];
     for (int64_t j = 0; j < m; j++) {
         float *sum = x + j * run;
-        for (int64_t b = 0; b < run; b++) sum[b] = 0;
-        for (int64_t i = 0; i < m; i++) {
-            const float sign = args.hadamard[i * m + j];
-            for (int64_t b = 0; b < run; b++) sum[b] += other[i * run + b] * sign;
+        const float *signs = args.hadamard + j;
+        const int64_t whole = run / LANES * LANES;
+        for (int64_t b = 0; b < whole; b += LANES) {
+            Floats v = {};
+            for (int64_t i = 0; i < m; i++) v += load(other + i * run + b) * signs[i * m];
+            store(sum + b, v);
+        }
+        for (int64_t b = whole; b < run; b++) {
+            float v = 0;
+            for (int64_t i = 0; i < m; i++) v += other[i * run + b] * signs[i * m];
+            sum[b] = v;
         }
         sylvester(sum, run);
     }
