@@ -9,7 +9,7 @@ import torch
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import reference
-from quantvggt.kernels.cpu import build, paths
+from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.paths import CpuPath
 
 
@@ -23,10 +23,10 @@ def emulated(tmp_path_factory):
     flags = [*build.FLAGS, *build.AVX512, *build.LINK_FLAGS, "-DEMULATE_AMX"]
     subprocess.run([*build._compiler(), *flags, *sources, "-o", str(file)], check=True)
     library = ctypes.CDLL(str(file))
-    before = paths.library
-    paths.library = lambda: (library, "")
+    before = build.library
+    build.library = lambda: (library, "")
     yield CpuPath("amx")
-    paths.library = before
+    build.library = before
 
 
 # (M, K, N): ragged rows, columns and steps; one tile and several; K below, at and beyond 64; blocks of both.
@@ -71,5 +71,5 @@ def test_where_it_can_not_run_the_reason_is_given(monkeypatch):
         pytest.skip("not an x86 CPU")
     for answer, words in ((0, "this CPU has no AMX-INT8"), (-1, "the system does not let this process use AMX-INT8")):
         library = type("Library", (), {"amx_supported": staticmethod(lambda answer=answer: answer)})
-        monkeypatch.setattr(paths, "library", lambda library=library: (library, ""))
+        monkeypatch.setattr(build, "library", lambda library=library: (library, ""))
         assert CpuPath("amx").check(torch.device("cpu")) == (False, words)
