@@ -8,8 +8,8 @@ and with shift, presmooth and special tokens of their own width against PyTorch 
 block has around its layers (LayerNorm before; GELU, or gain and residual, behind), in the ops' one pass against
 PyTorch's modules around them; attention in bfloat16 with LayerNorm and rotary embedding of queries and keys against the
 reference, and against PyTorch's bare attention without those steps on queries, keys and values that already lie as it
-likes them. On a CPU with AVX512-VNNI, products are also compared with its peak, which a loop that touches nothing but
-registers measures in the same rounds (`peak_vnni.cpp`, compiled for the run).
+likes them. On a CPU with AVX512-VNNI, products are also compared with its peak: threads times what one does in a loop
+that touches nothing but registers, in the same rounds (`peak_vnni.cpp`, compiled for the run).
 Each round runs every side once, in turn, so that all sides meet the same noise; a row holds medians over the rounds.
 The last line is JSON.
 """
@@ -75,7 +75,8 @@ def linear_row(site: str, m: int, repeats: int) -> dict[str, object]:
     seconds = medians(sides | ({"peak": peak} if peak else {}), repeats)
     speedups = ratios("w8", seconds, ("int_mm", "bfloat16", "float32"))
     if peak:
-        speedups["of_peak"] = 2.0 * m * n * k / seconds["w8"] / (PEAK_OPERATIONS / seconds.pop("peak"))
+        most = torch.get_num_threads() * PEAK_OPERATIONS / seconds.pop("peak")
+        speedups["of_peak"] = 2 * m * n * k / seconds["w8"] / most
     share = f" {100 * speedups['of_peak']:9.0f}%" if peak else ""
     say(f"{site:10} {k:5} {n:5}" + "".join(f" {2e-9 * m * n * k / seconds[side]:9.0f}" for side in sides) + share)
     return {"op": "int_linear", "site": site, "m": m, "k": k, "n": n, "seconds": seconds, **speedups}
@@ -177,7 +178,7 @@ PEAK_OPERATIONS = 2_000_000_000
 
 @lru_cache
 def vnni_peak() -> Callable[[], None] | None:
-    """PEAK_OPERATIONS of int8 on every thread together, or None if this CPU or machine can't."""
+    """PEAK_OPERATIONS of int8 on one thread, or None if this CPU can't."""
     if not CpuPath("avx512vnni").check(CPU)[0]:
         return None
     source = str(Path(__file__).with_name("peak_vnni.cpp"))
@@ -186,7 +187,7 @@ def vnni_peak() -> Callable[[], None] | None:
         file = f"{folder}/peak.so"
         subprocess.run([*build._compiler(), *flags, source, "-o", file], check=True)
         native = ctypes.CDLL(file)
-    return lambda: native.peak(ctypes.c_int64(PEAK_OPERATIONS), torch.get_num_threads())
+    return lambda: native.peak(ctypes.c_int64(PEAK_OPERATIONS))
 
 
 def ratios(ours: str, seconds: dict[str, float], baselines: Sequence[str]) -> dict[str, float]:

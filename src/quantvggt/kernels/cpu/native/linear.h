@@ -61,8 +61,11 @@ struct Linear {
                 col_block = ceil(col_block, 2);
             else
                 break;
-        row_block = up(ceil(a.m, ceil(a.m, row_block)), ROWS);
         col_block = up(ceil(a.n, ceil(a.n, col_block)), COLS);
+        int64_t row_blocks = ceil(a.m, row_block);
+        // A task too many and all threads but one wait for it.
+        if (row_blocks * ceil(a.n, col_block) % a.threads) row_blocks = up(row_blocks, a.threads);
+        row_block = up(ceil(a.m, row_blocks), ROWS);
         col_blocks = ceil(a.n, col_block);
         tasks = ceil(a.m, row_block) * col_blocks;
     }
