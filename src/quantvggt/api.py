@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from quantvggt.calibrate import pipeline
-from quantvggt.calibrate.methods import find_method
+from quantvggt.calibrate.budget import choose
+from quantvggt.calibrate.methods import find_method, make_method
 from quantvggt.calibrate.sampling import selection
 from quantvggt.calibrate.sampling.features import DEEP, pool_features
 from quantvggt.calibrate.sampling.selection import Selection
 from quantvggt.calibrate.sampling.strategies import as_settings, find_strategy
 from quantvggt.checkpoint.load import load as load_checkpoint
+from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.checkpoint.save import save as save_checkpoint
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
@@ -86,6 +88,7 @@ def quantize(
     journal: PathLike | None = None,
     device: str | torch.device | None = None,
     rest: str | Scheme | None = None,
+    budget: int | None = None,
 ) -> VGGT:
     """A new, quantized model; `model` stays as it was.
 
@@ -94,14 +97,30 @@ def quantize(
     seed: of whatever is random in the method. site_schemes: mixed precision, {"*.mlp.fc2": "w4a8"}. journal: a folder
     from which the same call goes on after an interruption. device: where the work is done, one block at a time.
     rest: scheme of DINOv2 and the heads, which the paper (and None) leaves at 16 bits; "w8a8" is safe.
+    budget: the checkpoint has at most so many bytes; every layer of the model gets 4 or 8 bits by what it is worth,
+    see `calibrate.budget`, in place of `site_schemes` and `rest`.
     See `calibrate.pipeline.quantize` for the rest and the errors.
     """
     clips: Sequence[Clip] = ()
-    if find_method(method).needs_calibration or Scheme.parse(scheme).static:
+    if find_method(method).needs_calibration or Scheme.parse(scheme).static or budget is not None:
         clips = calibration_clips(calibration, size=model.config.img_size)
+    chosen = None
+    if budget is not None:
+        if site_schemes or rest is not None:
+            raise InputError("a budget chooses the bits of every layer; leave site_schemes and rest out")
+        chosen = choose(
+            model, Scheme.parse(scheme), make_method(method, settings, seed), clips, budget, checkpoint_bytes, progress
+        )
+        site_schemes = chosen.schemes
+    record = None if chosen is None else chosen.to_dict()
     return pipeline.quantize(
-        model, scheme, method, clips, settings, seed, progress, site_schemes, journal, device, rest
+        model, scheme, method, clips, settings, seed, progress, site_schemes, journal, device, rest, record
     )
+
+
+def float16_bytes(model: VGGT) -> int:
+    """The size of a checkpoint of the whole float model in float16."""
+    return checkpoint_bytes(model, torch.float16)
 
 
 def reconstruct(

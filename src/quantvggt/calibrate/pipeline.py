@@ -42,6 +42,7 @@ def quantize(
     journal: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     rest: str | Scheme | None = None,
+    choice: Mapping[str, Any] | None = None,
 ) -> VGGT:
     """A new model whose frame and global blocks compute in few bits; `model` itself stays as it was.
 
@@ -52,7 +53,8 @@ def quantize(
     patterns on site names ("*.mlp.fc2"); the last that fits counts. Without `rest` a pattern means other layers than
     the trunk's only if it fits none of those. journal: a folder that keeps finished blocks, so that the same call after
     an interruption goes on where it stopped, with the same result. device: where the work is done, one block at a
-    time; the model's own by default.
+    time; the model's own by default. choice: why `site_schemes` are what they are, for the record; see
+    `calibrate.budget`.
 
     Parameters that are not quantized are rounded to float16 if the model is float32, so that the checkpoint
     can store all of them in 16 bits without changing one output.
@@ -65,7 +67,7 @@ def quantize(
             f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
             "start from the full-precision model"
         )
-    schemes = _schemes(model, scheme, None if rest is None else Scheme.parse(rest), site_schemes or {}, solver)
+    schemes = resolve_schemes(model, scheme, None if rest is None else Scheme.parse(rest), site_schemes or {}, solver)
     needs_clips = solver.needs_calibration or any(each.static for each in schemes.values())
     if needs_clips and not clips:
         static = next((each.name for each in schemes.values() if each.static), "")
@@ -78,15 +80,22 @@ def quantize(
     pages = Journal(journal, fingerprint(model, clips, record)) if journal is not None else None
     _run(model, quantized, solver, schemes, clips, pages, torch.device(device or model.device), progress)
     _round_to_float16(quantized)
-    quantized.quantization = Quantization(
-        scheme=scheme,
-        method=method,
-        settings=asdict(solver),
-        calibration={"clips": [clip.record() for clip in clips]} if needs_clips else {},
-    )
+    quantized.quantization = record_of(scheme, solver, clips, choice)
     if pages is not None:
         pages.close()
     return quantized
+
+
+def record_of(
+    scheme: Scheme, method: Method, clips: Sequence[Clip], choice: Mapping[str, Any] | None = None
+) -> Quantization:
+    """What a model that is quantized like this carries."""
+    return Quantization(
+        scheme=scheme,
+        method=method.name,
+        settings=asdict(method) | ({} if choice is None else {"budget": dict(choice)}),
+        calibration={"clips": [clip.record() for clip in clips]} if clips else {},
+    )
 
 
 def _run(
@@ -163,7 +172,7 @@ def _task(
     return BlockTask(place, block, dynamic, inputs, floats, importance.get(place.name), tick)
 
 
-def _schemes(
+def resolve_schemes(
     model: VGGT, scheme: Scheme, rest: Scheme | None, patterns: SiteSchemes, method: Method
 ) -> dict[str, Scheme]:
     """Every layer that is to be quantized and its scheme, in the order of `all_sites`."""

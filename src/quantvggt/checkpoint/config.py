@@ -166,7 +166,12 @@ def _quantization(values: dict[str, Any]) -> Quantization:
 
 def write_config(config: CheckpointConfig, folder: Path) -> None:
     """Write `config.json` into `folder`."""
-    (folder / CONFIG_NAME).write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+    (folder / CONFIG_NAME).write_bytes(encode_config(config))
+
+
+def encode_config(config: CheckpointConfig) -> bytes:
+    """What `config.json` holds."""
+    return (json.dumps(config.to_dict(), indent=1) + "\n").encode()
 
 
 def read_config(path: Path) -> CheckpointConfig | None:

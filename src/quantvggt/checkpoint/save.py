@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,17 +15,20 @@ from quantvggt.checkpoint.config import (
     CheckpointConfig,
     SiteRecord,
     dtype_name,
+    encode_config,
     is_fixed,
     read_config,
     write_config,
 )
-from quantvggt.checkpoint.weights import TensorInfo, write_safetensors
+from quantvggt.checkpoint.weights import TensorInfo, safetensors_bytes, write_safetensors
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_folder
 from quantvggt.models import VGGT
 from quantvggt.models.linear import OPTIONAL_BUFFERS
 from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.sites import all_sites
+
+_METADATA = {"format": "pt"}
 
 
 def save(
@@ -47,22 +50,17 @@ def save(
     """
     path = Path(os.path.abspath(Path(folder).expanduser()))
     kept = _entries_to_keep(path, overwrite)
-    sites = {name: site for name, site in all_sites(model).items() if isinstance(site, QuantWeight)}
-    if (model.quantization is None) != (not sites):
+    records = _records(model)
+    if (model.quantization is None) != (not records):
         raise InputError("model.quantization must be set exactly if the model has quantized layers")
-    records = {name: _record(site) for name, site in sites.items()}
 
     state = model.state_dict()
-    floats = {name for name in state if not is_fixed(name, sites)}
+    floats = {name for name in state if not is_fixed(name, records)}
     held = _held_dtype(state[name] for name in floats)
     stored = _storage_dtype([state[name] for name in floats], held, float_dtype)
-    infos = {
-        name: TensorInfo(tuple(value.shape), stored if name in floats else value.dtype) for name, value in state.items()
-    }
-    for name, record in records.items():
-        if record.packed:
-            state[f"{name}.weight_shape"] = torch.tensor(record.shape, dtype=torch.int64)
-            infos[f"{name}.weight_shape"] = TensorInfo((2,), torch.int64)
+    infos = _infos(state, records, stored)
+    shapes = {f"{name}.weight_shape": record.shape for name, record in records.items() if record.packed}
+    state |= {name: torch.tensor(shape, dtype=torch.int64) for name, shape in shapes.items()}
 
     config = CheckpointConfig(model.config, held, model.quantization, records)
     try:
@@ -75,11 +73,37 @@ def save(
                 temporary / WEIGHTS_NAME,
                 infos,
                 lambda name: _cast(name, state[name], stored) if name in floats else state[name],
-                metadata={"format": "pt"},
+                _METADATA,
             )
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
     return path
+
+
+def checkpoint_bytes(model: VGGT, float_dtype: torch.dtype) -> int:
+    """The size of the two files that `save` would write, floats in `float_dtype`; exact. The model may lie on the meta
+    device.
+    """
+    records, state = _records(model), model.state_dict()
+    held = _held_dtype(value for name, value in state.items() if not is_fixed(name, records))
+    config = CheckpointConfig(model.config, held, model.quantization, records)
+    return len(encode_config(config)) + safetensors_bytes(_infos(state, records, float_dtype), _METADATA)
+
+
+def _records(model: VGGT) -> dict[str, SiteRecord]:
+    return {name: _record(site) for name, site in all_sites(model).items() if isinstance(site, QuantWeight)}
+
+
+def _infos(
+    state: Mapping[str, Tensor], records: Mapping[str, SiteRecord], floats: torch.dtype
+) -> dict[str, TensorInfo]:
+    """Shape and stored type of every tensor of a file."""
+    infos = {
+        name: TensorInfo(tuple(value.shape), value.dtype if is_fixed(name, records) else floats)
+        for name, value in state.items()
+    }
+    packed = (name for name, record in records.items() if record.packed)
+    return infos | {f"{name}.weight_shape": TensorInfo((2,), torch.int64) for name in packed}
 
 
 def _entries_to_keep(path: Path, overwrite: bool) -> list[Path]:

@@ -166,6 +166,22 @@ def write_safetensors(
 
     tensor(name) must return the shape and dtype of infos[name]. Wide dtypes come first, so all are aligned.
     """
+    names, start = _begin(infos, metadata)
+    with path.open("wb") as file:
+        file.write(start)
+        for name in names:
+            data = tensor(name).detach().cpu().contiguous()
+            assert TensorInfo(tuple(data.shape), data.dtype) == infos[name], name
+            file.write(data.flatten().view(torch.uint8).numpy().data)
+
+
+def safetensors_bytes(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> int:
+    """The size of the file that `write_safetensors` writes."""
+    return len(_begin(infos, metadata)[1]) + sum(info.nbytes for info in infos.values())
+
+
+def _begin(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tuple[list[str], bytes]:
+    """The order of the tensors, and what stands in front of them."""
     names = sorted(infos, key=lambda name: (-infos[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
@@ -175,10 +191,4 @@ def write_safetensors(
         header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [start, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little"))
-        file.write(encoded)
-        for name in names:
-            data = tensor(name).detach().cpu().contiguous()
-            assert TensorInfo(tuple(data.shape), data.dtype) == infos[name], name
-            file.write(data.flatten().view(torch.uint8).numpy().data)
+    return names, len(encoded).to_bytes(8, "little") + encoded

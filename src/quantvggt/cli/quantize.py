@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import time
 from typing import Any
 
@@ -22,6 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rest",
         metavar="SCHEME",
         help="bits of DINOv2 and the heads, half of VGGT-1B, which are left at 16 bits without it, for example w8a8",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--budget",
+        metavar="SIZE",
+        help="size of the checkpoint at most, for example 650MB: 4 or 8 bits for each block and each part of a head, "
+        "by measured sensitivity, DINOv2 and heads included; instead of --rest and --site",
+    )
+    size.add_argument(
+        "--ratio", type=float, help="the same as --budget, as how much smaller than the whole model in float16"
     )
     parser.add_argument(
         "--method",
@@ -61,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
+    from quantvggt.calibrate.budget import format_groups
     from quantvggt.calibrate.methods import make_method
     from quantvggt.scenes.calibration import calibration_clips
 
@@ -70,8 +82,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     method = make_method(args.method, settings, args.seed)
     output = require_free(args.output, args.overwrite)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
+    budget = parse_bytes(args.budget) if args.budget else None
+    if args.ratio is not None:
+        if not args.ratio > 0:
+            raise InputError(f"--ratio must be above 0, got {args.ratio}; for example 3.7")
+        budget = int(2 * sum(parameter.numel() for parameter in model.parameters()) / args.ratio)
     clips = []
-    if method.needs_calibration or any(each.static for each in (scheme, *site_schemes.values())):
+    if budget is not None or method.needs_calibration or any(each.static for each in (scheme, *site_schemes.values())):
         clips = calibration_clips(args.calibration, args.clips, args.frames, model.config.img_size)
         say(f"calibrating on {len(clips)} clips of {len(clips[0].names)} frames from {args.calibration}")
         if args.calibration == "synthetic":
@@ -89,9 +106,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         settings=settings,
         site_schemes=site_schemes,
         rest=rest,
+        budget=budget,
         journal=journal if method.needs_calibration else None,
     )
     seconds = time.perf_counter() - start
+    assert small.quantization is not None
+    choice = small.quantization.settings.get("budget")
+    if choice is not None:
+        say(format_groups(choice))
     api.save(small, output, overwrite=args.overwrite)
     size = sum(file.stat().st_size for file in output.iterdir() if file.name in ("config.json", "model.safetensors"))
     half = 2 * sum(parameter.numel() for parameter in model.parameters())
@@ -101,12 +123,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "scheme": scheme.name,
         "rest": None if rest is None else rest.name,
         "method": args.method,
+        "budget": choice,
         "checkpoint_bytes": size,
         "float16_bytes": half,
         "ratio": half / size,
         "clips": len(clips),
         "seconds": seconds,
     }
+
+
+def parse_bytes(text: str) -> int:
+    """ "650MB" -> 650000000; also kB, GB, KiB, MiB, GiB and plain bytes. Raises InputError on anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)B?", text.strip())
+    if match is None or (match[3] and not match[2]):
+        raise InputError(f"--budget {text}: write a size, for example 650MB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " "))
 
 
 def parse_settings(words: list[str]) -> dict[str, Any]:

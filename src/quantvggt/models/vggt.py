@@ -84,6 +84,16 @@ class VGGT(nn.Module):
         """
         images, query_points = self._check(images, query_points)
         tokens = self.aggregator(images.to(self.dtype), self.config.layers_read)
+        return self.read(tokens, images, query_points, dense_frames)
+
+    def read(
+        self,
+        tokens: dict[int, Tensor],
+        images: Tensor,
+        query_points: Tensor | None = None,
+        dense_frames: int | None = None,
+    ) -> dict[str, Tensor]:
+        """What the heads make of the trunk's `tokens`, {layer: [B, S, P, 2C]}; otherwise as `forward`."""
         out: dict[str, Tensor] = {}
         if "camera" in self.config.heads:
             out["pose_enc"] = self.camera_head(tokens[self.config.depth - 1][:, :, 0])[-1]

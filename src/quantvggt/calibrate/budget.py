@@ -1,0 +1,257 @@
+"""Fits a whole model into so many bytes: 4 or 8 bits for each part of it, by measured sensitivity.
+
+Every group starts at 8 bits. Groups go down to 4 in the order of what that costs: the task loss when only this group
+is at 4 bits (`calibrate.sensitivity`; losses are taken to add up, and 8 bits to cost nothing) per byte that it saves.
+It stops when the checkpoint fits; then whatever still fits goes back up, the costliest first. Sizes are the exact ones
+of the checkpoint that will be written, so the optional tensors of the method count too.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantvggt.calibrate.methods import Method
+from quantvggt.calibrate.methods.base import BlockTask
+from quantvggt.calibrate.pipeline import record_of, resolve_schemes
+from quantvggt.calibrate.sensitivity import measure_losses
+from quantvggt.calibrate.stream import Place, Stream, camera_places, dino_places, places
+from quantvggt.core.errors import InputError
+from quantvggt.core.scheme import FLOAT_BITS, Scheme
+from quantvggt.models import VGGT
+from quantvggt.models.conv import QuantConv2d
+from quantvggt.models.linear import NUM_SPECIAL, OPTIONAL_BUFFERS, QuantLinear
+from quantvggt.models.quant_weight import QuantWeight
+from quantvggt.models.quantization import Quantization
+from quantvggt.models.rope import rope_tables
+from quantvggt.models.sites import LAYERS, all_sites
+from quantvggt.scenes.clip import Clip
+
+LOW, HIGH = 4, 8
+_BLOCK = re.compile(r"(aggregator\.\w+_blocks|aggregator\.patch_embed\.blocks|camera_head\.trunk)\.(\d+)")
+_PART = re.compile(r"track_head\.feature_extractor|\w+\.scratch\.\w+|\w+\.\w+")
+BLOCKS_PER_GROUP = 4
+
+SizeOf = Callable[[VGGT, torch.dtype], int]
+Optional = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class GroupChoice:
+    """One group: what its linear layers got, the bytes of its weights, scales and optional tensors, and the task loss
+    that 4 bits for it alone make.
+    """
+
+    scheme: str
+    bytes: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """budget: bytes at most. schemes: {site: scheme}; groups: the same in short, for people and the checkpoint."""
+
+    budget: int
+    schemes: dict[str, Scheme]
+    groups: dict[str, GroupChoice]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"bytes": self.budget, "groups": {name: asdict(each) for name, each in self.groups.items()}}
+
+
+def format_groups(choice: Mapping[str, Any]) -> str:
+    """What `Choice.to_dict` says, one line a group."""
+    width = max(map(len, choice["groups"]))
+    lines = [f"{'group':{width}} {'scheme':>12} {'MB':>8} {'loss at 4 bits':>15}"]
+    for name, group in choice["groups"].items():
+        lines.append(f"{name:{width}} {group['scheme']:>12} {group['bytes'] / 1e6:8.2f} {group['loss']:15.2e}")
+    return "\n".join(lines)
+
+
+def group_of(site: str) -> str:
+    """The group that a layer belongs to: four blocks of a kind, or the part of its head."""
+    if block := _BLOCK.match(site):
+        first = int(block[2]) // BLOCKS_PER_GROUP * BLOCKS_PER_GROUP
+        return f"{block[1]}.{first}-{first + BLOCKS_PER_GROUP - 1}"
+    part = _PART.match(site)
+    assert part is not None, site
+    return part[0]
+
+
+@torch.no_grad()
+def choose(
+    model: VGGT,
+    scheme: Scheme,
+    method: Method,
+    clips: Sequence[Clip],
+    budget: int,
+    size_of: SizeOf,
+    progress: bool = True,
+) -> Choice:
+    """Bits of every layer of a float `model`, so that its checkpoint has at most `budget` bytes.
+
+    scheme: the trunk's at 4 bits or fewer; its activations keep its width, or that of the weights if that is more.
+    Other layers have 8-bit activations, convolutions float ones. size_of: exact size of the checkpoint of a model on
+    the meta device, given the type of its floats.
+    Raises InputError if the smallest possible checkpoint is larger, there is no clip, or the scheme is static.
+    """
+    if scheme.static:
+        raise InputError(f"a budget needs activation ranges found at run time; leave -static out of {scheme.name}")
+    if not clips:
+        raise InputError("a budget needs a few calibration clips to measure what each layer is worth")
+    schemes = {bits: candidates(model, scheme, method, bits) for bits in (LOW, HIGH)}
+    record = record_of(scheme, method, clips if method.needs_calibration else ())
+    sketch = _Sketch(model, method, schemes, budget, size_of, record)
+    sketch.require_room()  # before the passes through the model, and after, when the record has their results too
+    low = {group: {site: schemes[LOW][site] for site in sites} for group, sites in sketch.groups.items()}
+    sketch.losses = {group: float(f"{x:.3e}") for group, x in measure_losses(model, low, clips, progress).items()}
+    sketch.require_room()
+    lowered = sketch.fit()
+    chosen = {site: schemes[LOW if group in lowered else HIGH][site] for group in low for site in low[group]}
+    return Choice(budget, {site: chosen[site] for site in schemes[LOW]}, sketch.describe(lowered))
+
+
+def candidates(model: VGGT, scheme: Scheme, method: Method, bits: int) -> dict[str, Scheme]:
+    """{site: scheme} with `bits` (LOW or HIGH) for every weight."""
+    weight = min(bits, scheme.weight_bits) if bits == LOW else bits
+    act = scheme.act_bits if scheme.act_bits == FLOAT_BITS else max(weight, scheme.act_bits)
+    suffix = scheme.name.removeprefix(scheme.base)
+    if act != scheme.act_bits:  # what suffixes are for is the loss of few bits; asymmetric ranges need 7 or fewer
+        suffix = "-tensor" if scheme.per_tensor else ""
+    trunk = Scheme.parse(f"w{weight}a{act}{suffix}")
+    return resolve_schemes(model, trunk, Scheme.parse(f"w{bits}a8"), {}, method)
+
+
+class _Sketch:
+    """The quantized model without its numbers, for its exact size."""
+
+    def __init__(
+        self,
+        model: VGGT,
+        method: Method,
+        schemes: Mapping[int, Mapping[str, Scheme]],
+        budget: int,
+        size_of: SizeOf,
+        record: Quantization,
+    ) -> None:
+        self.budget, self.size_of, self.record, self.schemes = budget, size_of, record, schemes
+        with torch.device("meta"):
+            self.model = VGGT(model.config).to(model.dtype)
+        sites = all_sites(model)
+        self.floats = _stored_dtype(model, sites)
+        self.groups: dict[str, list[str]] = {}
+        for site in sites:
+            self.groups.setdefault(group_of(site), []).append(site)
+        empty = all_sites(self.model)
+        self.layers: dict[tuple[int, str], QuantWeight] = {}
+        for bits, own in schemes.items():
+            optional = optional_tensors(model, method, own)
+            for site, scheme in own.items():
+                self.layers[bits, site] = _empty_layer(empty[site], scheme, optional.get(_part(site), {}))
+        self.losses = dict.fromkeys(self.groups, 0.0)
+
+    def bytes(self, group: str, bits: int) -> int:
+        """What the integers and scales of a group take."""
+        layers = [self.layers[bits, site] for site in self.groups[group]]
+        return sum(x.nbytes for layer in layers for name, x in layer.named_buffers() if name != "bias")
+
+    def saved(self, group: str) -> int:
+        """What LOW saves, without the names."""
+        return self.bytes(group, HIGH) - self.bytes(group, LOW)
+
+    def size(self, lowered: set[str]) -> int:
+        """Exact bytes of the checkpoint if these groups are at LOW."""
+        for group, sites in self.groups.items():
+            for site in sites:
+                self.model.set_submodule(site, self.layers[LOW if group in lowered else HIGH, site])
+        choice = Choice(self.budget, {}, self.describe(lowered)).to_dict()
+        self.model.quantization = replace(self.record, settings={**self.record.settings, "budget": choice})
+        return self.size_of(self.model, self.floats)
+
+    def require_room(self) -> None:
+        """Raises InputError if even the smallest checkpoint is larger than the budget."""
+        least = self.size(set(self.groups))
+        if least > self.budget:
+            raise InputError(
+                f"a budget of {self.budget} bytes is too small: the smallest possible checkpoint has {least} bytes"
+            )
+
+    def describe(self, lowered: set[str]) -> dict[str, GroupChoice]:
+        """Of every group, in the order of the sites."""
+        result = {}
+        for group, sites in self.groups.items():
+            bits = LOW if group in lowered else HIGH
+            names = [self.schemes[bits][site].name for site in sites]
+            result[group] = GroupChoice(names[0], self.bytes(group, bits), self.losses[group])
+        return result
+
+    def fit(self) -> set[str]:
+        """Which groups go down."""
+        order = sorted(self.groups, key=lambda group: self.losses[group] / max(1, self.saved(group)))
+        fewest, most = 0, len(order)  # all of them fit
+        while fewest < most:
+            middle = (fewest + most) // 2
+            if self.size(set(order[:middle])) <= self.budget:
+                most = middle
+            else:
+                fewest = middle + 1
+        lowered = set(order[:most])
+        room = self.budget - self.size(lowered)
+        for group in reversed(order[:most]):
+            if self.saved(group) <= room and self.size(lowered - {group}) <= self.budget:
+                lowered -= {group}
+                room = self.budget - self.size(lowered)
+        return lowered
+
+
+def optional_tensors(model: VGGT, method: Method, schemes: Mapping[str, Scheme]) -> dict[str, Optional]:
+    """{site with 0 for its block's index: shapes of the optional tensors that `method` gives it}.
+
+    Found by solving the first block of each kind on a few random tokens: blocks of a kind are alike.
+    """
+    shapes: dict[str, Optional] = {}
+    for place, special in _first_places(model):
+        own = {layer: schemes[f"{place.name}.{layer}"] for layer in LAYERS}
+        block = copy.deepcopy(model.get_submodule(place.name))
+        width = block.get_parameter("norm1.weight").shape[0]
+        tokens = torch.randn(1, NUM_SPECIAL + 4, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+        rope = rope_tables(2, 2, NUM_SPECIAL, model.aggregator.head_dim, torch.device("cpu"))
+        turns = place.parent is None
+        stream = Stream([tokens], [rope if turns else None], special)
+        for layer, module in method.solve(BlockTask(place, block, own, stream, stream)).items():
+            buffers = dict(module.named_buffers())
+            shapes[f"{place.name}.{layer}"] = {k: tuple(buffers[k].shape) for k in OPTIONAL_BUFFERS if k in buffers}
+    return shapes
+
+
+def _first_places(model: VGGT) -> list[tuple[Place, int]]:
+    routes = ((dino_places(model), NUM_SPECIAL), (places(model)[:1], NUM_SPECIAL), (camera_places(model), 0))
+    return [(route[0], special) for route, special in routes if route]
+
+
+def _part(site: str) -> str:
+    """The site of the first block of the same kind: global blocks are like frame blocks."""
+    return _BLOCK.sub(r"\1.0", site).replace("aggregator.global_blocks", "aggregator.frame_blocks")
+
+
+def _empty_layer(module: nn.Module, scheme: Scheme, optional: Optional) -> QuantWeight:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        return QuantConv2d.empty(module, scheme, "meta")
+    assert isinstance(module, nn.Linear)
+    # Only a method that shifts inputs gives a bias to a layer that has none, and then to all of its kind.
+    bias = module.bias is not None or "input_shift" in optional
+    k, rows = module.in_features, module.out_features
+    return QuantLinear.empty(k, rows, scheme, optional, bias, module.weight.dtype, "meta")
+
+
+def _stored_dtype(model: VGGT, sites: Mapping[str, nn.Module]) -> torch.dtype:
+    """How the checkpoint stores what isn't quantized: in 16 bits unless a number is beyond float16."""
+    if model.dtype != torch.float32:
+        return model.dtype
+    floats = (x for name, x in model.state_dict().items() if name.rpartition(".")[0] not in sites)
+    return torch.float16 if all(x.half().isfinite().all() for x in floats) else torch.float32
