@@ -12,8 +12,8 @@ from quantvggt.models.rope import rope_tables
 CPU = torch.device("cpu")
 
 # (batch, frames, patch rows and columns, heads, channels of a head): one token, ragged blocks of queries (96) and
-# keys (256), more than one block of keys, every head size.
-SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 5, 9, 2, 64)]
+# keys (512), more than one block of keys, every head size.
+SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 5, 11, 2, 64)]
 
 
 @pytest.fixture(params=[*ATTENTION_PATHS, "reference"])
@@ -75,7 +75,7 @@ def test_flat_and_peaked_scores(backend, factor):
 
 
 def test_the_maximum_may_come_first_or_last(backend):
-    qkv, _, _ = _inputs(1, 3, 12, 1, 64)
+    qkv, _, _ = _inputs(1, 4, 12, 1, 64)  # two blocks of keys
     for place in (0, -1):
         x = qkv.clone()
         x[:, place, 64:128] = 40 * torch.sign(x[:, 7, :64])
@@ -116,3 +116,12 @@ def test_shapes_that_do_not_fit(backend):
 def test_registered_as_torch_expects(backend):
     qkv, norms, rope = _inputs(1, 2, 3, 2, 64)
     torch.library.opcheck(ops.attention, (qkv, 2, *norms, 1e-5, *rope))
+
+
+def test_compiles(backend):
+    qkv, norms, rope = _inputs(1, 2, 3, 2, 64)
+    compiled = torch.compile(
+        lambda x: ops.attention(2 * x, 2, *norms, 1e-5, *rope) + 1, fullgraph=True, backend="eager"
+    )
+    with torch.inference_mode():
+        assert torch.equal(compiled(qkv), ops.attention(2 * qkv, 2, *norms, 1e-5, *rope) + 1)
