@@ -9,6 +9,7 @@ import quantvggt as qv
 from quantvggt.models import VGGTConfig
 from quantvggt.models.seeded import seeded_model
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.scenes.clip import Clip
 
 
 @pytest.mark.slow
@@ -32,3 +33,17 @@ def test_vggt_1b_round_trip_is_small_and_exact(tmp_path: Path) -> None:
         after = qv.load(tmp_path / "small")(images)
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert all(value.isfinite().all() for value in after.values())
+
+
+@pytest.mark.slow
+def test_vggt_1b_as_a_whole_fits_in_3_7_times_less(tmp_path: Path) -> None:
+    model = seeded_model(VGGTConfig.vggt_1b())
+    budget = int(2 * sum(parameter.numel() for parameter in model.parameters()) / 3.7)
+    clip = Clip(torch.rand(2, 3, 140, 140, generator=torch.Generator().manual_seed(0)), ["a", "b"])
+    small = qv.quantize(model, "w4a4", "rtn", [clip], budget=budget, progress=False)
+    del model
+    qv.save(small, tmp_path / "small")
+    assert sum(file.stat().st_size for file in (tmp_path / "small").iterdir()) <= budget
+    with torch.inference_mode():
+        before, after = small(clip.images), qv.load(tmp_path / "small")(clip.images)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
