@@ -24,7 +24,8 @@ from quantvggt.models.seeded import seeded_model
 # Of a forward pass, above the weights; measured on VGGT-1B, see README.
 BYTES_PER_PIXEL = {"published-float32": 3000, "published-bf16": 3000}
 OTHERS_BYTES_PER_PIXEL = 1000
-AUTOCAST_COPIES = 1.5  # autocast keeps bfloat16 copies of float32 weights
+# Autocast keeps bfloat16 copies of float32 weights; torchao quantizes beside the model.
+COPIES = {"published-bf16": 1.5, "torchao": 2.0, "torchao-compiled": 2.0}
 USABLE = 0.9  # of the memory that is free
 WARM_UP = 1  # frames
 
@@ -51,7 +52,7 @@ class Side:
 
     def needs(self, frames: int, setting: Setting) -> int:
         """Bytes of memory, roughly."""
-        weights = self.bytes * (AUTOCAST_COPIES if self.name == "published-bf16" else 1)
+        weights = self.bytes * COPIES.get(self.name, 1)
         pixels = frames * setting.height * setting.width
         return int(weights + pixels * BYTES_PER_PIXEL.get(self.name, OTHERS_BYTES_PER_PIXEL))
 
@@ -145,12 +146,13 @@ def _bytes(model: VGGT) -> int:
 def _groups(
     quantized: Sequence[Side], baselines: Sequence[Side], frames: int, setting: Setting
 ) -> Iterator[list[Side]]:
-    """Baselines that fit beside the quantized sides; one that fits nowhere is alone."""
+    """Baselines that fit beside the quantized sides, each at its peak: a process seldom gives memory back. One that
+    fits nowhere is alone."""
     free = available_bytes()
     room = sys.maxsize if free is None else int(USABLE * free) - sum(side.needs(frames, setting) for side in quantized)
     group: list[Side] = []
     for side in baselines:
-        if group and sum(other.bytes for other in group) + side.needs(frames, setting) > room:
+        if group and sum(other.needs(frames, setting) for other in (*group, side)) > room:
             yield group
             group = []
         group.append(side)
