@@ -17,7 +17,6 @@ The last line is JSON.
 import argparse
 import ctypes
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import torch.nn.functional as F
 
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
+from quantvggt.evaluate.report import processor
 from quantvggt.kernels import reference, registry
 from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.paths import CpuPath
@@ -194,12 +194,6 @@ def ratios(ours: str, seconds: dict[str, float], baselines: Sequence[str]) -> di
     return {f"speedup_over_{name}": seconds[name] / seconds[ours] for name in baselines}
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -213,7 +207,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backends = {op: registry.select(op, CPU).name for op in ("int_linear", "rotate_quantize", "attention")}
-    say(f"{cpu_name()}, {args.threads} threads, {backends}, torch {torch.__version__}")
+    say(f"{processor()}, {args.threads} threads, {backends}, torch {torch.__version__}")
     say(
         f"GOP/s, {args.rows} rows:\n"
         "site           K     N        w8        w4    int_mm  bfloat16   float32  w8 of peak"
@@ -230,7 +224,7 @@ def main() -> None:
     rows.append(norm_row(args.rows, args.repeats))
     say("int_linear and what follows it, microseconds per token:\nsite              fused        steps         bare")
     rows += [epilogue_row(site, args.rows, args.repeats) for site in ("proj", "fc1", "fc2")]
-    head = {"cpu": cpu_name(), "threads": args.threads, "backends": backends, "torch": torch.__version__}
+    head = {"cpu": processor(), "threads": args.threads, "backends": backends, "torch": torch.__version__}
     print(json.dumps({**head, "rows": rows}))
 
 

@@ -74,7 +74,6 @@ def test_a_side_that_fails_is_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatc
 
 def test_what_cannot_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "available_bytes", lambda: 10**9)
-    monkeypatch.setattr(run, "_prepare", lambda *_: ([], {}, 10**9))
     small = Side("w8a8", CONFIG.to_dict(), 1000)
     monkeypatch.setattr(run, "_prepare", lambda *_: ([small], CONFIG.to_dict(), 10**9))
     (row,) = benchmark(None, ["w8a8"], ["published-float32"], Setting([1], 70, 70, repeats=1), progress=False)
@@ -88,17 +87,34 @@ def test_unknown_baselines() -> None:
         list(benchmark("vggt-nano", ["w8a8"], ["gold"], SETTING))
 
 
-def test_groups_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "available_bytes", lambda: 10 * 10**9)
-    sides = [Side(name, {}, 4 * 10**9) for name in ("a", "b", "c")]
-    groups = list(run._groups([Side("small", {}, 10**9)], sides, 1, Setting([1], 14, 14)))
-    assert [[side.name for side in group] for group in groups] == [["a"], ["b"], ["c"]]
-    monkeypatch.setattr(run, "available_bytes", lambda: None)
-    assert len(list(run._groups([], sides, 1, Setting([1], 14, 14)))) == 1
+def test_no_two_sides_are_alive_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Recorder:
+        reason = None
+
+        def __init__(self, side: Side, setting: Setting) -> None:
+            self.name = side.name
+            events.append(f"+{self.name}")
+
+        def run(self, frames: int) -> dict[str, float]:
+            events.append(f"{self.name} {frames}")
+            return {"seconds": len(events), "peak_bytes": len(events)}
+
+        def close(self) -> None:
+            events.append(f"-{self.name}")
+
+    monkeypatch.setattr(run, "Process", Recorder)
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, 1)], {}, 1))
+    setting = Setting([5], 14, 14, repeats=3)
+    (row,) = benchmark(None, ["w4a4"], ["float-compiled"], setting, progress=False)
+    ours, theirs = ["+w4a4", "w4a4 1", "w4a4 5", "-w4a4"], ["+x", "x 5", "x 5", "-x"]
+    assert events == 3 * [*ours, *(event.replace("x", "float-compiled") for event in theirs)]
+    assert (row["latency_s"], row["baseline_latency_s"]) == (3 + 8, 7 + 8)
+    assert row["peak_bytes"] == 3 + 16
 
 
 def test_autocast_needs_more_than_float32() -> None:
     weights, setting = 4 * 10**9, Setting([4], 392, 518)
-    assert Side("published-bf16", {}, weights).needs(4, setting) > Side("published-float32", {}, weights).needs(
-        4, setting
-    )
+    autocast, exact = (Side(name, {}, weights).needs(4, setting) for name in ("published-bf16", "published-float32"))
+    assert autocast == exact + weights // 2

@@ -1,8 +1,6 @@
 """quantvggt benchmark"""
 
 import argparse
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.evaluate.benchmark.run import HEAD, Setting, benchmark, format_row
+    from quantvggt.evaluate.report import processor
     from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
 
     width, height = _numbers("--size", args.size, "x", 2)
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     kernels = {row.op: row.backend for row in registry.report(setting.device) if row.chosen}
     head = {
         "model": args.model or "VGGT-1B, seeded weights",
-        "cpu": cpu_name(),
+        "cpu": processor(),
         "threads": args.threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "kernels": kernels,
@@ -55,13 +54,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         rows.append(row)
         say(format_row(row))
     return {**head, "rows": rows}
-
-
-def cpu_name() -> str:
-    """As the processor calls itself."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _words(text: str) -> list[str]:

@@ -59,15 +59,15 @@ def environment() -> dict[str, Any]:
         },
         "machine": {
             "system": platform.system(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
     }
 
 
-def _processor() -> str:
-    """The processor's name; platform.processor() is empty on most Linux systems."""
+def processor() -> str:
+    """This machine's; platform.processor() is empty on most Linux systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

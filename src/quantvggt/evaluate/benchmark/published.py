@@ -3,8 +3,7 @@
 Our float model computes the same numbers; here it is made to hold and to do what the published code does: the
 outputs of all layers side by side instead of those that heads read, MLPs in one piece, dense heads 8 frames at a time,
 maps enlarged before the 1x1 convolution instead of after it, and PyTorch's own attention. "bf16" is autocast over the
-whole forward pass: weights stay float32 and are converted layer by layer. (The published forward switches autocast off
-for its heads; its users' scripts put it around the whole model.)
+whole forward pass, heads included: weights stay float32, and autocast keeps a bfloat16 copy beside them.
 """
 
 import sys

@@ -8,25 +8,27 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from quantvggt import api
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.evaluate.benchmark.memory import available_bytes
+from quantvggt.evaluate.benchmark.published import FRAMES_PER_CHUNK
 from quantvggt.evaluate.benchmark.sides import BASELINES, BYTES_PER_WEIGHT
+from quantvggt.evaluate.memory import available_bytes
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.seeded import seeded_model
 
-# Of a forward pass, above the weights; measured on VGGT-1B, see README.
-BYTES_PER_PIXEL = {"published-float32": 3000, "published-bf16": 3000}
+# What a forward pass takes above the weights, rounded up from VGGT-1B's peaks (README). Most of it is the published
+# heads', which see at most 8 frames at once.
+BYTES_PER_PIXEL = {"published-float32": 4000, "published-bf16": 4000, "float-compiled": 2000, "torchao-compiled": 2000}
 OTHERS_BYTES_PER_PIXEL = 1000
+BYTES_PER_PIXEL_BEYOND = 1500
 # Autocast keeps bfloat16 copies of float32 weights; torchao quantizes beside the model.
-COPIES = {"published-bf16": 1.5, "torchao": 2.0, "torchao-compiled": 2.0}
-USABLE = 0.9  # of the memory that is free
+COPIES = {"published-bf16": 1.5, "torchao": 2.25, "torchao-compiled": 2.25}
 WARM_UP = 1  # frames
 
 
@@ -52,13 +54,13 @@ class Side:
 
     def needs(self, frames: int, setting: Setting) -> int:
         """Bytes of memory, roughly."""
-        weights = self.bytes * COPIES.get(self.name, 1)
-        pixels = frames * setting.height * setting.width
-        return int(weights + pixels * BYTES_PER_PIXEL.get(self.name, OTHERS_BYTES_PER_PIXEL))
+        weights, pixels = self.bytes * COPIES.get(self.name, 1), setting.height * setting.width
+        first = min(frames, FRAMES_PER_CHUNK) * BYTES_PER_PIXEL.get(self.name, OTHERS_BYTES_PER_PIXEL)
+        return int(weights + pixels * (first + max(0, frames - FRAMES_PER_CHUNK) * BYTES_PER_PIXEL_BEYOND))
 
 
 class Process:
-    """A side at work in a process of its own; see `worker`."""
+    """A side at work in a process of its own, until `close`; see `worker`."""
 
     def __init__(self, side: Side, setting: Setting) -> None:
         task = {"side": side.name, "source": side.source, "device": setting.device, "threads": setting.threads}
@@ -68,7 +70,7 @@ class Process:
         self._ask(json.dumps({**task, "height": setting.height, "width": setting.width}))
 
     def run(self, frames: int) -> dict[str, Any] | None:
-        """One forward pass: its `seconds` and `peak_bytes` so far; None if it failed, now or before, see `reason`."""
+        """One forward pass: its `seconds`, and `peak_bytes` so far; None if it failed, now or before, see `reason`."""
         return None if self.reason else self._ask(str(frames))
 
     def _ask(self, line: str) -> dict[str, Any] | None:
@@ -86,10 +88,8 @@ class Process:
         self.reason = answer.get("error")
         return None if self.reason else answer
 
-    def __enter__(self) -> "Process":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def close(self) -> None:
+        """End it."""
         self.pipe.kill()
         self.pipe.communicate()
 
@@ -101,9 +101,8 @@ def benchmark(
 
     model: what `quantvggt.load` takes, float or quantized already (then `schemes` aren't asked); None: VGGT-1B with
     seeded weights. Float models are quantized as a whole, by rounding to nearest, which changes neither speed nor size;
-    baselines of a quantized one are of its size with seeded weights. Every side has a process of its own, and they
-    take turns, so that noise meets all alike. Baselines that don't fit in memory together are compared one group after
-    the other, each with the quantized sides anew.
+    baselines of a quantized one are of its size with seeded weights. Sides take turns, so that noise meets all alike;
+    each turn is a new process, warmed up, so that no side holds memory while another runs.
     Raises InputError on unknown names or a model that can't be read.
     """
     if unknown := [name for name in baselines if name not in BASELINES]:
@@ -112,8 +111,7 @@ def benchmark(
         quantized, source, weights = _prepare(model, schemes, Path(folder))
         others = [Side(name, source, weights * BYTES_PER_WEIGHT.get(name, 2)) for name in baselines]
         for frames in setting.frames:
-            for group in _groups(quantized, others, frames, setting):
-                yield from _compare(quantized, group, frames, setting, progress)
+            yield from _compare(quantized, others, frames, setting, progress)
 
 
 def _prepare(model: str | None, schemes: Sequence[str], folder: Path) -> tuple[list[Side], str | dict[str, Any], int]:
@@ -133,8 +131,6 @@ def _prepare(model: str | None, schemes: Sequence[str], folder: Path) -> tuple[l
 
 
 def _weights(config: VGGTConfig) -> int:
-    import torch
-
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in VGGT(config).parameters())
 
@@ -143,58 +139,44 @@ def _bytes(model: VGGT) -> int:
     return sum(x.numel() * x.element_size() for x in model.state_dict().values())
 
 
-def _groups(
-    quantized: Sequence[Side], baselines: Sequence[Side], frames: int, setting: Setting
-) -> Iterator[list[Side]]:
-    """Baselines that fit beside the quantized sides, each at its peak: a process seldom gives memory back. One that
-    fits nowhere is alone."""
-    free = available_bytes()
-    room = sys.maxsize if free is None else int(USABLE * free) - sum(side.needs(frames, setting) for side in quantized)
-    group: list[Side] = []
-    for side in baselines:
-        if group and sum(other.needs(frames, setting) for other in (*group, side)) > room:
-            yield group
-            group = []
-        group.append(side)
-    yield group
-
-
 def _compare(
     quantized: Sequence[Side], baselines: Sequence[Side], frames: int, setting: Setting, progress: bool
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one group."""
-    free, refused = available_bytes(), dict[str, str]()
-    for side in baselines:
+    """The rows of one number of frames."""
+    sides = [*quantized, *baselines]
+    free, reasons = available_bytes(), dict[str, str]()
+    for side in sides:
         if free is not None and side.needs(frames, setting) > free:
-            refused[side.name] = (
-                f"needs about {side.needs(frames, setting) / 1e9:.0f} GB, {free / 1e9:.0f} GB are free here"
-            )
-    running = [side for side in (*quantized, *baselines) if side.name not in refused]
-    seconds: dict[str, list[float]] = {side.name: [] for side in running}
-    peaks: dict[str, int] = {}
-    with tqdm(total=len(running) * (setting.repeats + 1), unit="run", disable=not progress) as bar:
-        processes: dict[str, Process] = {}
-        try:
-            for side in running:
+            needs = side.needs(frames, setting)
+            reasons[side.name] = f"needs about {needs / 1e9:.0f} GB, {free / 1e9:.0f} GB are free here"
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    peaks = dict.fromkeys(seconds, 0)
+    with tqdm(total=len(sides) * setting.repeats, unit="run", disable=not progress) as bar:
+        for _ in range(setting.repeats):
+            for side in sides:
                 bar.set_description(f"{frames} frames, {side.name}")
-                processes[side.name] = process = Process(side, setting)
-                process.run(frames if "compiled" in side.name else WARM_UP)
+                if side.name not in reasons:
+                    answer = _turn(side, frames, setting)
+                    if isinstance(answer, str):
+                        reasons[side.name] = answer
+                    else:
+                        seconds[side.name].append(answer["seconds"])
+                        peaks[side.name] = max(peaks[side.name], answer["peak_bytes"])
                 bar.update()
-            for _ in range(setting.repeats):
-                for name, process in processes.items():
-                    bar.set_description(f"{frames} frames, {name}")
-                    if answer := process.run(frames):
-                        seconds[name].append(answer["seconds"])
-                        peaks[name] = answer["peak_bytes"]
-                    bar.update()
-        finally:
-            for process in processes.values():
-                process.__exit__(None, None, None)
-    reasons = refused | {name: process.reason for name, process in processes.items() if process.reason}
     medians = {name: statistics.median(values) for name, values in seconds.items() if values}
     for side in quantized:
         for baseline in baselines:
             yield _row(side.name, baseline.name, frames, setting, medians, peaks, reasons)
+
+
+def _turn(side: Side, frames: int, setting: Setting) -> dict[str, Any] | str:
+    """What the worker says of one forward pass after a smaller one, or why there is none."""
+    process = Process(side, setting)
+    try:
+        process.run(frames if "compiled" in side.name else WARM_UP)
+        return process.run(frames) or process.reason or "it gave no answer"
+    finally:
+        process.close()
 
 
 def _row(
@@ -207,7 +189,7 @@ def _row(
     reasons: Mapping[str, str],
 ) -> dict[str, Any]:
     ours, theirs = medians.get(scheme), medians.get(baseline)
-    row = {
+    return {
         "scheme": scheme,
         "device": setting.device,
         "frames": frames,
@@ -217,14 +199,11 @@ def _row(
         "latency_s": ours,
         "baseline_latency_s": theirs,
         "speedup": theirs / ours if ours and theirs else None,
-        "peak_bytes": peaks.get(scheme),
-        "baseline_peak_bytes": peaks.get(baseline),
-        "memory_ratio": None,
+        "peak_bytes": peaks[scheme] or None,
+        "baseline_peak_bytes": peaks[baseline] or None,
+        "memory_ratio": peaks[baseline] / peaks[scheme] if peaks[baseline] and peaks[scheme] else None,
         "reason": reasons.get(scheme) or reasons.get(baseline),
     }
-    if peaks.get(scheme) and peaks.get(baseline):
-        row["memory_ratio"] = peaks[baseline] / peaks[scheme]
-    return row
 
 
 def format_row(row: Mapping[str, Any]) -> str:

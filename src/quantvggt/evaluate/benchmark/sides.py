@@ -39,9 +39,11 @@ def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
         model = seeded_model(VGGTConfig.from_dict(source), dtype=dtype).to(device)
     else:
         model = load(source, dtype=dtype, device=device)
+    mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     if side.startswith("published"):
         run_the_published_way(model)
+        mode = torch.no_grad  # under which autocast keeps what it converted
     if side == "published-bf16":
         around = lambda: torch.autocast(device.partition(":")[0], torch.bfloat16)  # noqa: E731
     if side.startswith("torchao"):
@@ -52,7 +54,7 @@ def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
                 module.compile(dynamic=False)
 
     def forward(images: Tensor) -> Any:
-        with torch.inference_mode(), around():
+        with mode(), around():
             return model(images.to(device))
 
     return forward

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from quantvggt.evaluate.benchmark.memory import peak_bytes, resident_bytes
 from quantvggt.evaluate.benchmark.sides import open_side
+from quantvggt.evaluate.memory import process_peak_bytes, resident_bytes
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
             forward(images)
             if task["device"].startswith("cuda"):
                 torch.cuda.synchronize()
-            answer(seconds=time.perf_counter() - start, peak_bytes=peak_bytes(task["device"], bare))
+            answer(seconds=time.perf_counter() - start, peak_bytes=process_peak_bytes(task["device"], bare))
     except Exception as error:  # said to the parent, whatever it is
         answer(error=f"{type(error).__name__}: {error}".splitlines()[0])
 

@@ -9,9 +9,9 @@ from typing import Any
 from quantvggt import api
 from quantvggt.calibrate.methods import find_method
 from quantvggt.core.scheme import Scheme
+from quantvggt.evaluate.memory import peak_memory
 from quantvggt.evaluate.run import Row, predict, score
 from quantvggt.evaluate.study.inputs import Inputs, fingerprint
-from quantvggt.evaluate.study.memory import peak_memory
 from quantvggt.evaluate.study.plan import Calibration, Cell
 from quantvggt.models import VGGT
 

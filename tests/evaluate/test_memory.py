@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantvggt.evaluate.study import memory
-from quantvggt.evaluate.study.memory import peak_memory
+from quantvggt.evaluate import memory
+from quantvggt.evaluate.memory import peak_memory
 
 SIZE = 150_000_000
 
