@@ -118,11 +118,6 @@ def quantize(
     )
 
 
-def float16_bytes(model: VGGT) -> int:
-    """The size of a checkpoint of the whole float model in float16."""
-    return checkpoint_bytes(model, torch.float16)
-
-
 def reconstruct(
     model: VGGT,
     source: Clip | ImageSource,

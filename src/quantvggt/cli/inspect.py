@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if quantization is None:
         say(f"{args.model}: full precision")
     else:
-        say(f"{args.model}: {quantization.scheme.name} by {quantization.method} {quantization.settings or ''}")
+        settings = {name: value for name, value in quantization.settings.items() if name != "budget"}  # seen below
+        say(f"{args.model}: {quantization.scheme.name} by {quantization.method} {settings or ''}")
     say(format_sites(reports))
     return {
         "model": args.model,

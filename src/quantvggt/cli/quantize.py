@@ -19,19 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="w4a4",
         help=f"bits of weights and activations: {', '.join(PRESETS)}, or any w<bits>a<bits> (default %(default)s)",
     )
-    parser.add_argument(
+    whole = parser.add_mutually_exclusive_group()
+    whole.add_argument(
         "--rest",
         metavar="SCHEME",
         help="bits of DINOv2 and the heads, half of VGGT-1B, which are left at 16 bits without it, for example w8a8",
     )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
+    whole.add_argument(
         "--budget",
         metavar="SIZE",
         help="size of the checkpoint at most, for example 650MB: 4 or 8 bits for each block and each part of a head, "
         "by measured sensitivity, DINOv2 and heads included; instead of --rest and --site",
     )
-    size.add_argument(
+    whole.add_argument(
         "--ratio", type=float, help="the same as --budget, as how much smaller than the whole model in float16"
     )
     parser.add_argument(
@@ -79,13 +79,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     scheme, settings = Scheme.parse(args.scheme), parse_settings(args.setting)
     site_schemes = {pattern: Scheme.parse(name) for pattern, name in parse_pairs("--site", args.site).items()}
     rest = None if args.rest is None else Scheme.parse(args.rest)
+    budget = None if args.budget is None else parse_bytes(args.budget)
+    if args.ratio is not None and not args.ratio > 0:
+        raise InputError(f"--ratio must be above 0, got {args.ratio}; for example 3.7")
+    if site_schemes and (args.budget or args.ratio):
+        raise InputError("--budget and --ratio choose the bits of every layer; leave --site out")
     method = make_method(args.method, settings, args.seed)
     output = require_free(args.output, args.overwrite)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
-    budget = parse_bytes(args.budget) if args.budget else None
     if args.ratio is not None:
-        if not args.ratio > 0:
-            raise InputError(f"--ratio must be above 0, got {args.ratio}; for example 3.7")
         budget = int(2 * sum(parameter.numel() for parameter in model.parameters()) / args.ratio)
     clips = []
     if budget is not None or method.needs_calibration or any(each.static for each in (scheme, *site_schemes.values())):

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from quantvggt.calibrate.capture import observe_inputs
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT
+from quantvggt.models.conv import flat_weight
 from quantvggt.models.linear import NUM_SPECIAL, QuantLinear
-from quantvggt.models.sites import quantizable_sites
+from quantvggt.models.quant_weight import QuantWeight
+from quantvggt.models.sites import all_sites, quantizable_sites
 from quantvggt.scenes.clip import Clip
 
 
@@ -23,7 +25,8 @@ class SiteReport:
     shape: (N, K), outputs and inputs; bytes: everything it stores, bias included.
     weight_error: ||W_quantized - W|| / ||W|| (Frobenius, in the layer's own basis), None without a reference.
     outliers_special, outliers_patch: the largest channel peak over the median channel peak of the layer's input,
-    for camera and register tokens and for patch tokens; a peak is max |x| over tokens and clips.
+    for camera and register tokens and for patch tokens; a peak is max |x| over tokens and clips. None outside the
+    trunk, where inputs aren't looked at.
     """
 
     name: str
@@ -32,8 +35,8 @@ class SiteReport:
     act_bits: int
     bytes: int
     weight_error: float | None
-    outliers_special: float
-    outliers_patch: float
+    outliers_special: float | None
+    outliers_patch: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -43,7 +46,7 @@ class SiteReport:
 def inspect_sites(
     model: VGGT, clips: Sequence[Clip], reference: VGGT | None = None, progress: bool = True
 ) -> list[SiteReport]:
-    """Every quantizable layer of `model`, in the order they run; `clips` show what activations look like.
+    """Every quantizable layer of `model`, the trunk's in the order they run; `clips` show what activations look like.
 
     reference: the float model that `model` was quantized from, for the weight errors.
     Raises InputError if the reference isn't a float model of the same shape, or there are no clips.
@@ -52,17 +55,16 @@ def inspect_sites(
         raise InputError("inspect needs at least one clip to see activations")
     if reference is not None and (reference.quantization is not None or reference.config != model.config):
         raise InputError("the reference must be the full-precision model that this one was quantized from")
-    sites = quantizable_sites(model)
-    floats = quantizable_sites(reference) if reference is not None else {}
+    floats = all_sites(reference) if reference is not None else {}
     peaks: dict[str, Tensor] = {}
     sizes = {clip.images.shape[-2:] for clip in clips}
     if len(sizes) > 1:
         raise InputError(f"inspect needs clips of one image size, got {sorted(map(tuple, sizes))}")
     height, width = sizes.pop()
     tokens = NUM_SPECIAL + (height // model.config.patch_size) * (width // model.config.patch_size)
-    observers = {name: partial(_observe, peaks, name, tokens) for name in sites}
+    observers = {name: partial(_observe, peaks, name, tokens) for name in quantizable_sites(model)}
     observe_inputs(model, clips, observers, progress)
-    return [_report(name, site, floats, peaks[name]) for name, site in sites.items()]
+    return [_report(name, site, floats, peaks.get(name)) for name, site in all_sites(model).items()]
 
 
 def _observe(peaks: dict[str, Tensor], name: str, tokens: int, x: Tensor) -> None:
@@ -72,42 +74,57 @@ def _observe(peaks: dict[str, Tensor], name: str, tokens: int, x: Tensor) -> Non
     peaks[name] = peak if name not in peaks else torch.maximum(peaks[name], peak)
 
 
-def _report(name: str, site: nn.Module, floats: Mapping[str, nn.Module], peak: Tensor) -> SiteReport:
-    special, patch = (peak.amax(1) / peak.median(1).values.clamp(min=1e-12)).tolist()
+def _report(name: str, site: nn.Module, floats: Mapping[str, nn.Module], peak: Tensor | None) -> SiteReport:
+    special = patch = None
+    if peak is not None:
+        special, patch = (peak.amax(1) / peak.median(1).values.clamp(min=1e-12)).tolist()
     tensors = [*site.parameters(), *site.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    if isinstance(site, QuantLinear):
+    if isinstance(site, QuantWeight):
         shape = site.out_features, site.in_features
         bits = site.scheme.weight_bits, site.scheme.act_bits
         error = _weight_error(site, floats[name]) if name in floats else None
     else:
-        assert isinstance(site, nn.Linear)
-        shape = site.out_features, site.in_features
-        bits = (8 * site.weight.element_size(),) * 2
+        weight = _float_weight(site)
+        shape = weight.shape[0], weight.shape[1]
+        bits = (8 * weight.element_size(),) * 2
         error = None
     return SiteReport(name, shape, *bits, size, error, special, patch)
 
 
-def _weight_error(site: QuantLinear, linear: nn.Module) -> float:
+def _float_weight(module: nn.Module) -> Tensor:
+    """[N, K], as its quantized form has it."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        return flat_weight(module)
+    return module.get_parameter("weight").detach()
+
+
+def _weight_error(site: QuantWeight, module: nn.Module) -> float:
     """Measured with the smoothing taken out again: a rotation keeps lengths, so the error is that of W itself."""
-    weight = linear.get_parameter("weight").detach().float()
-    smooth = torch.ones(()) if site.input_smooth is None else site.input_smooth
-    target = site.transform.apply_to_weight(weight) / smooth
+    target, smooth = _float_weight(module).float(), torch.ones(())
+    if isinstance(site, QuantLinear):
+        smooth = smooth if site.input_smooth is None else site.input_smooth
+        target = site.transform.apply_to_weight(target) / smooth
     return ((site.dequantized_weight() / smooth - target).norm() / target.norm()).item()
 
 
 def format_sites(reports: Sequence[SiteReport]) -> str:
     """Aligned text, one line a layer and a line of totals."""
-    head = (
-        f"{'site':44} {'shape':>12} {'bits':>6} {'kB':>9} {'weight error':>13} {'outliers: special':>18} {'patch':>7}"
-    )
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    width = max(len(row.name) for row in reports)
+    head = f"{'site':{width}} {'shape':>12} {'bits':>6} {'kB':>9} {'weight error':>13} "
+    head += f"{'outliers: special':>18} {'patch':>7}"
     lines = [head, "-" * len(head)]
     for row in reports:
         shape = f"{row.shape[0]}x{row.shape[1]}"
         error = "-" if row.weight_error is None else f"{100 * row.weight_error:.2f}%"
+        bits = f"{row.weight_bits}/{row.act_bits}"
         lines.append(
-            f"{row.name:44} {shape:>12} {f'{row.weight_bits}/{row.act_bits}':>6} {row.bytes / 1000:9.1f} {error:>13} "
-            f"{row.outliers_special:18.1f} {row.outliers_patch:7.1f}"
+            f"{row.name:{width}} {shape:>12} {bits:>6} {row.bytes / 1000:9.1f} {error:>13} "
+            f"{number(row.outliers_special):>18} {number(row.outliers_patch):>7}"
         )
     total = sum(row.bytes for row in reports)
     lines.append(f"{len(reports)} layers, {total / 1e6:.2f} MB in memory")

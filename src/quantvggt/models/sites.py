@@ -12,8 +12,6 @@ AFTER_NORM = ("attn.qkv", "mlp.fc1")  # those whose input a LayerNorm gives
 # that write poses are 0.2% of VGGT-1B; at 8 bits they alone turn vggt-nano's cameras by 0.3 degrees.
 _SMALLEST_SIDE = 16
 _LEFT_OUT = ("camera_head.pose_branch.",)
-# Whose weights are one joint parameter of PyTorch's attention.
-_ATTENTION = nn.MultiheadAttention
 
 
 def quantizable_sites(model: VGGT) -> dict[str, nn.Module]:
@@ -37,7 +35,8 @@ def rest_sites(model: VGGT) -> dict[str, nn.Module]:
     and last ones, with less than 16 channels on a side or writing poses, and the tracker's attention.
     """
     trunk = quantizable_sites(model)
-    joint = {name for name, module in model.named_modules() if isinstance(module, _ATTENTION)}
+    # PyTorch's attention holds three weights in one parameter.
+    joint = {name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
     return {
         name: module
         for name, module in model.named_modules()

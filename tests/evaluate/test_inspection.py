@@ -1,0 +1,37 @@
+"""What is said of each layer, the trunk's and the others'."""
+
+import pytest
+import torch
+
+import quantvggt as qv
+from quantvggt.evaluate.inspection import format_sites, inspect_sites
+from quantvggt.models.conv import flat_weight
+from quantvggt.models.sites import all_sites, quantizable_sites
+from tiny import tiny_clip, tiny_model
+
+
+def test_every_quantizable_layer_has_a_line() -> None:
+    model = tiny_model()
+    small = qv.quantize(model, "w4a4", "rtn", rest="w8a8", progress=False)
+    rows = inspect_sites(small, [tiny_clip()], model, progress=False)
+    assert [row.name for row in rows] == list(all_sites(model))
+    trunk = quantizable_sites(model)
+    for row in rows:
+        inside = row.name in trunk
+        assert row.weight_bits == (4 if inside else 8)
+        assert (row.outliers_patch is not None) == (row.outliers_special is not None) == inside
+        assert row.name in format_sites(rows)
+    (row,) = (row for row in rows if row.name == "depth_head.scratch.output_conv1")
+    conv = model.depth_head.scratch.output_conv1
+    weight = flat_weight(conv)
+    step = weight.abs().amax(1, keepdim=True) / 127
+    assert row.shape == tuple(weight.shape)
+    assert row.act_bits == 16
+    error = ((weight / step).round() * step - weight).norm() / weight.norm()
+    assert row.weight_error == pytest.approx(error.item(), rel=1e-4)
+    assert row.bytes == weight.numel() + 4 * len(weight) + 4 * torch.numel(conv.bias)
+
+
+def test_a_float_model_has_no_errors() -> None:
+    rows = inspect_sites(tiny_model(), [tiny_clip()], progress=False)
+    assert {(row.weight_bits, row.act_bits, row.weight_error) for row in rows} == {(32, 32, None)}
