@@ -65,11 +65,13 @@ def test_quantize_inspect_evaluate_reconstruct_view(
     seen = run_json(
         capsys, "inspect", small, "--reference", model, "--calibration", photos, "--clips", "1", "--frames", "2"
     )
-    assert len(seen["sites"]) == CONFIG.depth * 8
-    for site in seen["sites"]:
+    trunk = [site for site in seen["sites"] if site["outliers_patch"] is not None]
+    assert len(trunk) == CONFIG.depth * 8
+    for site in trunk:
         assert site["weight_bits"] == (8 if site["name"].endswith("fc2") else 4)
         assert 0 < site["weight_error"] < 0.3
-    assert all(site["outliers_special"] >= 1 and site["outliers_patch"] >= 1 for site in seen["sites"])
+    assert all(site["outliers_special"] >= 1 and site["outliers_patch"] >= 1 for site in trunk)
+    assert {site["weight_bits"] for site in seen["sites"] if site not in trunk} == {32}
 
     words = ("evaluate", small, "--scenes", "1", "--frames", "2")
     row = run_json(capsys, *words)
