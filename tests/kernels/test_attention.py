@@ -6,21 +6,29 @@ import torch
 from quantvggt.core.errors import InputError
 from quantvggt.kernels import ops, reference, registry
 from quantvggt.kernels.cpu import attention as native
+from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.build import ATTENTION_PATHS
 from quantvggt.models.rope import rope_tables
 
 CPU = torch.device("cpu")
 
 # (batch, frames, patch rows and columns, heads, channels of a head): one token, ragged blocks of queries (96) and
-# keys (512), more than one block of keys, every head size.
+# keys (256 or 512), more than one block of keys, every head size.
 SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 5, 11, 2, 64)]
 
 
-@pytest.fixture(params=[*ATTENTION_PATHS, "reference"])
+@pytest.fixture(params=[*ATTENTION_PATHS, "amxbf16 on emulated tiles", "reference"])
 def backend(request, monkeypatch):
     """Each backend in turn, forced; skipped where this CPU or compiler lacks it."""
-    name = request.param
-    if name != "reference":
+    name, _, emulated = request.param.partition(" on ")
+    if emulated:
+        library = request.getfixturevalue("amx_library")
+        if not hasattr(library, "amxbf16_attention"):
+            pytest.skip("the rest of the path needs AVX512-BF16")
+        monkeypatch.setattr(build, "library", lambda: (library, ""))
+        monkeypatch.setattr(native, "usable", lambda path, op: (True, ""))
+        name = f"cpu-{name}"
+    elif name != "reference":
         usable, reason = native.check(name, CPU)
         if not usable:
             pytest.skip(reason)

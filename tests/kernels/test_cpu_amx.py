@@ -1,7 +1,4 @@
-"""The AMX path's source on emulated tiles: this shows everything but the silicon."""
-
-import ctypes
-import subprocess
+"""The AMX path's source on emulated tiles: this shows everything but the silicon. For attention see there."""
 
 import pytest
 import torch
@@ -13,20 +10,10 @@ from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.paths import CpuPath
 
 
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """The path, with its tile instructions in plain C++."""
-    if not CpuPath("avx512vnni").check(torch.device("cpu"))[0]:
-        pytest.skip("the rest of the path needs AVX512")
-    file = tmp_path_factory.mktemp("amx") / "amx.so"
-    sources = [str(build.SOURCES / name) for name in ("amx.cpp", "host.cpp")]
-    flags = [*build.FLAGS, *build.AVX512, *build.LINK_FLAGS, "-DEMULATE_AMX"]
-    subprocess.run([*build._compiler(), *flags, *sources, "-o", str(file)], check=True)
-    library = ctypes.CDLL(str(file))
-    before = build.library
-    build.library = lambda: (library, "")
-    yield CpuPath("amx")
-    build.library = before
+@pytest.fixture
+def emulated(amx_library, monkeypatch):
+    monkeypatch.setattr(build, "library", lambda: (amx_library, ""))
+    return CpuPath("amx")
 
 
 # (M, K, N): ragged rows, columns and steps; one tile and several; K below, at and beyond 64; blocks of both.

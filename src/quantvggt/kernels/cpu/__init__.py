@@ -14,6 +14,6 @@ def register() -> None:
         path = CpuPath(name)
         for op, run in (("rotate_quantize", path.rotate_quantize), ("int_linear", path.int_linear)):
             registry.register(op, registry.Backend(f"cpu-{name}", run, path.check))
-    for name in ATTENTION_PATHS:
+    for name in reversed(ATTENTION_PATHS):
         run, check = partial(attention.run, name), partial(attention.check, name)
         registry.register("attention", registry.Backend(f"cpu-{name}", run, check))

@@ -56,7 +56,7 @@ def run(
         qkv.contiguous(),
         *(vector(value, torch.float32, d, name) for name, value in norms.items()),
         *(vector(table, torch.float32, frame_tokens * d, "rotary table") for table in (cosine, sine)),
-        torch.empty(batch * num_heads * d * ((n + 15) // 16 * 16), dtype=torch.int32),
+        torch.empty(batch * num_heads * d * ((n + 31) // 32 * 32), dtype=torch.int32),
         out,
     )
     numbers = (batch, n, num_heads, d, frame_tokens, torch.get_num_threads())

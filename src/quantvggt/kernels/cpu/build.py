@@ -35,18 +35,22 @@ PATH_FLAGS = {
     "avx2": ["-mavx2"],
 }
 LINK_FLAGS = ["-shared", "-pthread", *([] if platform.system() == "Darwin" else ["-ldl"])]
-ATTENTION_FLAGS = {"avx512bf16": [*AVX512, "-mavx512bf16"]}
+ATTENTION_FLAGS = {
+    "amxbf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "avx512bf16": [*AVX512, "-mavx512bf16"],
+}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 PATHS = (*(PATH_FLAGS if X86 else ()), "portable")  # of the integer ops, best first
 INSTRUCTIONS = {
     "amx": "AMX-INT8",
+    "amxbf16": "AMX-BF16",
     "avx512bf16": "AVX512-BF16",
     "avx512vnni": "AVX512-VNNI",
     "avxvnni": "AVX-VNNI",
     "avx2": "AVX2",
     "portable": "portable C++",
 }
-ATTENTION_PATHS = tuple(ATTENTION_FLAGS) if X86 else ()
+ATTENTION_PATHS = tuple(ATTENTION_FLAGS) if X86 else ()  # best first
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 

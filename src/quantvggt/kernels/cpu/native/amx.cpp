@@ -12,16 +12,7 @@ struct Amx : Transpose512 {
     using A = int8_t;
     using W = int8_t;
     static constexpr int ROWS = 32, COLS = 32, OFFSET8 = 0, OFFSET4 = 0, BLOCK = 16, SMALLEST = 16;
-
-    // The tiles' shapes hold for one thread, and giving them back spares the system from saving them.
-    struct Task {
-        Task() {
-            alignas(64) uint8_t config[64] = {1};  // the palette
-            for (int tile = 0; tile < 8; tile++) config[16 + 2 * tile] = 64, config[48 + tile] = 16;
-            tile_configure(config);
-        }
-        ~Task() { tile_release(); }
-    };
+    using Task = FullTiles;
 
     // Rows stay rows, in blocks of 16 words: out[s / 16][c][s % 16] = in[c][s], what a tile wants to its left.
     static void lay_out(int64_t count, int rows, const int32_t *in, int64_t stride, int32_t *out) {

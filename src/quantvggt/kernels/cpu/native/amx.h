@@ -1,4 +1,4 @@
-// The instructions on AMX's tiles that amx.cpp uses. With EMULATE_AMX they are plain C++, so that a CPU without
+// The instructions on AMX's tiles that amx.cpp and amxbf16.cpp use. With EMULATE_AMX they are plain C++, so that a CPU without
 // them can test everything else.
 #pragma once
 #include <immintrin.h>
@@ -20,6 +20,7 @@
 #define tile_release() _tile_release()
 #define tile_zero(tile) _tile_zero(tile)
 #define tile_multiply(sum, a, b) _tile_dpbssd(sum, a, b)
+#define tile_multiply_bf16(sum, a, b) _tile_dpbf16ps(sum, a, b)
 #define tile_store(tile, to, stride)                        \
     do {                                                    \
         _tile_stored(tile, to, stride);                     \
@@ -34,8 +35,8 @@
 
 namespace {
 
-// Intel's manual, volume 2, LDTILECFG, TILELOADD, TDPBSSD and TILESTORED.
-struct Tiles {
+// Intel's manual, volume 2, LDTILECFG, TILELOADD, TDPBSSD, TDPBF16PS and TILESTORED.
+struct Emulation {
     uint8_t config[64] = {};
     int8_t bytes[8][16][64];
 
@@ -45,7 +46,7 @@ struct Tiles {
         if (config[0] != 1 || !legal) std::abort();  // the instruction would trap
     }
 };
-thread_local Tiles tiles;
+thread_local Emulation tiles;
 
 inline void tile_configure(const void *config) {
     std::memcpy(tiles.config, config, 64);
@@ -67,19 +68,52 @@ inline void tile_store(int tile, void *to, int64_t stride) {
     for (int r = 0; r < tiles.rows(tile); r++)
         std::memcpy(static_cast<char *>(to) + r * stride, tiles.bytes[tile][r], tiles.width(tile));
 }
-inline void tile_multiply(int sum, int a, int b) {
+// sum += a . b, where a row of `a` and a column of `b` hold the same 32-bit words of Numbers along k.
+template <class Number, class Sum>
+void multiply_tiles(int sum, int a, int b, Sum (*value)(Number)) {
+    constexpr int STEP = 4 / sizeof(Number);
     tiles.require(tiles.width(a) / 4 == tiles.rows(b) && tiles.rows(sum) == tiles.rows(a));
     tiles.require(tiles.width(sum) == tiles.width(b) && sum != a && sum != b && a != b);
     for (int r = 0; r < tiles.rows(sum); r++)
         for (int c = 0; c < tiles.width(sum) / 4; c++) {
-            int32_t total;
+            Sum total;
             std::memcpy(&total, tiles.bytes[sum][r] + 4 * c, 4);
-            for (int k = 0; k < tiles.width(a); k++)
-                total += int32_t(tiles.bytes[a][r][k]) * tiles.bytes[b][k / 4][4 * c + k % 4];
+            for (int k = 0; k < tiles.rows(b); k++) {
+                Number left[STEP], right[STEP];
+                std::memcpy(left, tiles.bytes[a][r] + 4 * k, 4);
+                std::memcpy(right, tiles.bytes[b][k] + 4 * c, 4);
+                for (int i = 0; i < STEP; i++) total += value(left[i]) * value(right[i]);
+            }
             std::memcpy(tiles.bytes[sum][r] + 4 * c, &total, 4);
         }
+}
+inline void tile_multiply(int sum, int a, int b) {
+    multiply_tiles<int8_t, int32_t>(sum, a, b, [](int8_t x) { return int32_t(x); });
+}
+inline void tile_multiply_bf16(int sum, int a, int b) {
+    multiply_tiles<uint16_t, float>(sum, a, b, [](uint16_t x) {
+        const uint32_t bits = uint32_t(x) << 16;
+        float y;
+        std::memcpy(&y, &bits, 4);
+        return y;
+    });
 }
 
 }  // namespace
 
 #endif
+
+namespace {
+
+// All tiles 16 rows of 64 bytes. Their shapes hold for one thread, and giving them back spares the system from saving
+// them.
+struct FullTiles {
+    FullTiles() {
+        alignas(64) uint8_t config[64] = {1};  // the palette
+        for (int tile = 0; tile < 8; tile++) config[16 + 2 * tile] = 64, config[48 + tile] = 16;
+        tile_configure(config);
+    }
+    ~FullTiles() { tile_release(); }
+};
+
+}  // namespace

@@ -42,7 +42,7 @@ struct AttentionArgs {
     const void *qkv;         // bfloat16 [batch, n, 3, heads, d]
     const float *q_weight, *q_bias, *k_weight, *k_bias; // [d] or null: LayerNorm of queries and keys
     const float *cosine, *sine; // [frame_tokens, d] or null: rotary embedding
-    uint32_t *workspace;     // batch * heads * d * (n up to a multiple of 16) words
+    uint32_t *workspace;     // batch * heads * d * (n up to a multiple of 32) words
     void *out;               // bfloat16 [batch, n, heads, d]
     int64_t batch, n, heads, d, frame_tokens, threads;
     float eps, scale;        // of LayerNorm; of scores, times log2(e)

@@ -1,10 +1,16 @@
 // Softmax attention for d channels a head, after LayerNorm and rotary embedding of queries and keys, in bfloat16
-// with float32 sums. Keys and values of every head are first laid out once in pairs, as vdpbf16ps takes them; then
-// a task takes a block of queries through all keys, block by block, with a running maximum (Flash attention, arXiv
-// 2205.14135), so no score leaves the caches.
+// with float32 sums. Keys and values of every head are first laid out once in pairs, as vdpbf16ps and tdpbf16ps take
+// them; then a task takes a block of queries through all keys, block by block, with a running maximum (Flash attention,
+// arXiv 2205.14135), so no score leaves the caches. A path brings a struct Products<D>:
+//   KEYS          of a block: its scores stay near L1
+//   ROWS          queries that share a load of keys
+//   Task          lives as long as a thread multiplies
+//   score         scores[r][i] = queries[r] . key i
+//   add_values    out[r] += weights[r] . values
 #pragma once
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -14,18 +20,9 @@
 
 namespace {
 
-constexpr int64_t KEYS = 512;       // of a block: its scores stay near L1
-constexpr int64_t ROWS = 12;        // queries that share a load of keys
-constexpr int64_t QUERIES = 96;     // of a task, which share a block of keys in L2
+constexpr int64_t QUERIES = 96;  // of a task, which share a block of keys in L2
 constexpr int64_t KEYS_PER_TASK = 64;
-
-inline __m512bh pairs(const void *p) { __m512i v = _mm512_loadu_si512(p); return reinterpret_cast<__m512bh &>(v); }
-inline __m512bh pair(const void *p) {
-    int32_t word;
-    std::memcpy(&word, p, 4);
-    __m512i v = _mm512_set1_epi32(word);
-    return reinterpret_cast<__m512bh &>(v);
-}
+constexpr int64_t PADDING = 32;  // of keys: two panels
 
 inline __m512 widen(const bfloat16 *x) {
     const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)));
@@ -45,15 +42,15 @@ inline __m512 exp2(__m512 x) {
     return _mm512_scalef_ps(y, whole);
 }
 
-template <int D>
+template <int D, class Products>
 struct Attention {
-    static constexpr int64_t WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
+    static constexpr int64_t WORDS = D / 2, COLUMNS = D / 16, ROWS = Products::ROWS, KEYS = Products::KEYS;
 
     const AttentionArgs &args;
-    int64_t keys, key_tasks, query_tasks;  // keys: padded to whole vectors; tasks of one head
+    int64_t keys, key_tasks, query_tasks;  // keys: padded; tasks of one head
 
     explicit Attention(const AttentionArgs &a) : args(a) {
-        keys = (a.n + 15) / 16 * 16;
+        keys = (a.n + PADDING - 1) / PADDING * PADDING;
         key_tasks = (keys + KEYS_PER_TASK - 1) / KEYS_PER_TASK;
         query_tasks = (a.n + QUERIES - 1) / QUERIES;
     }
@@ -142,6 +139,7 @@ struct Attention {
         const int64_t count = args.n - first < QUERIES ? args.n - first : QUERIES;
         const int64_t padded = (count + ROWS - 1) / ROWS * ROWS;
         State &state = *static_cast<State *>(scratch(sizeof(State)));
+        [[maybe_unused]] typename Products::Task task_state;
         std::memset(state.out, 0, sizeof(float) * padded * D);
         for (int64_t q = 0; q < padded; q++) {
             state.maximum[q] = -INFINITY, state.sum[q] = 0;
@@ -153,11 +151,11 @@ struct Attention {
         for (int64_t key = 0; key < self.keys; key += KEYS) {
             const int64_t width = self.keys - key < KEYS ? self.keys - key : KEYS;
             for (int64_t q = 0; q < padded; q += ROWS) {
-                self.score(state, q, k + key * WORDS, width);
-                for (int64_t i = args.n - key; i < width; i++)
-                    for (int64_t r = 0; r < ROWS; r++) state.scores[r][i] = -INFINITY;
+                Products::score(state.queries[q], k + key * WORDS, width, state.scores[0]);
+                for (int64_t r = 0; r < ROWS && args.n - key < width; r++)
+                    std::fill(state.scores[r] + args.n - key, state.scores[r] + width, -INFINITY);
                 self.weigh(state, q, width);
-                for (int64_t r = 0; r < ROWS; r += VALUE_ROWS) add_values(state, q + r, r, v + key / 2 * D, width);
+                Products::add_values(state.weights[0], v + key / 2 * D, width, state.out[q]);
             }
         }
         const int64_t batch = head / args.heads;
@@ -165,29 +163,6 @@ struct Attention {
             bfloat16 *out = static_cast<bfloat16 *>(args.out) + ((batch * args.n + first + q) * args.heads + head % args.heads) * D;
             const float factor = 1 / state.sum[q];
             for (int i = 0; i < D; i++) narrow(state.out[q][i] * factor, out[i]);
-        }
-    }
-
-    // scores[r][i] = query q + r . key i
-    static void score(State &state, int64_t q, const uint32_t *k, int64_t width) {
-        for (int64_t i = 0; i < width; i += 32) {
-            // The second half of a last panel is read from the first, and overwritten or never read.
-            const uint32_t *k0 = k + i * WORDS, *k1 = i + 16 < width ? k0 + 16 * WORDS : k0;
-            __m512 acc[ROWS][2];
-            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-            for (int64_t w = 0; w < WORDS; w++) {
-                const __m512bh a = pairs(k0 + w * 16), b = pairs(k1 + w * 16);
-#pragma GCC unroll 12
-                for (int r = 0; r < ROWS; r++) {
-                    const __m512bh x = pair(&state.queries[q + r][2 * w]);
-                    acc[r][0] = _mm512_dpbf16_ps(acc[r][0], a, x);
-                    acc[r][1] = _mm512_dpbf16_ps(acc[r][1], b, x);
-                }
-            }
-            for (int r = 0; r < ROWS; r++) {
-                _mm512_store_ps(&state.scores[r][i], acc[r][0]);
-                _mm512_store_ps(&state.scores[r][i + 16], acc[r][1]);
-            }
         }
     }
 
@@ -219,33 +194,24 @@ struct Attention {
             total += _mm512_reduce_add_ps(sum);
         }
     }
-
-    // out[q + r] += weights[r] . values, for VALUE_ROWS queries.
-    static void add_values(State &state, int64_t q, int64_t r, const uint32_t *v, int64_t width) {
-        __m512 acc[VALUE_ROWS][COLUMNS];
-        for (int i = 0; i < VALUE_ROWS; i++)
-            for (int c = 0; c < COLUMNS; c++) acc[i][c] = _mm512_load_ps(&state.out[q + i][16 * c]);
-        for (int64_t s = 0; s < width / 2; s++, v += D) {
-            __m512bh value[COLUMNS];
-            for (int c = 0; c < COLUMNS; c++) value[c] = pairs(v + 16 * c);
-#pragma GCC unroll 12
-            for (int i = 0; i < VALUE_ROWS; i++) {
-                const __m512bh x = pair(&state.weights[r + i][2 * s]);
-#pragma GCC unroll 8
-                for (int c = 0; c < COLUMNS; c++) acc[i][c] = _mm512_dpbf16_ps(acc[i][c], value[c], x);
-            }
-        }
-        for (int i = 0; i < VALUE_ROWS; i++)
-            for (int c = 0; c < COLUMNS; c++) _mm512_store_ps(&state.out[q + i][16 * c], acc[i][c]);
-    }
 };
 
-template <int D>
+template <int D, class Products>
 void attention(const AttentionArgs *args) {
-    Attention<D> self(*args);
+    using Self = Attention<D, Products>;
+    Self self(*args);
     const int64_t heads = args->batch * args->heads;
-    run_tasks(heads * self.key_tasks, args->threads, Attention<D>::lay_out, &self);
-    run_tasks(heads * self.query_tasks, args->threads, Attention<D>::attend, &self);
+    run_tasks(heads * self.key_tasks, args->threads, Self::lay_out, &self);
+    run_tasks(heads * self.query_tasks, args->threads, Self::attend, &self);
+}
+
+template <template <int> class Products>
+void attention(const AttentionArgs *args) {
+    switch (args->d) {
+        case 32: return attention<32, Products<32>>(args);
+        case 64: return attention<64, Products<64>>(args);
+        case 128: return attention<128, Products<128>>(args);
+    }
 }
 
 }  // namespace

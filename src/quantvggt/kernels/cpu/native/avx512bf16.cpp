@@ -1,10 +1,63 @@
 // AVX512 with bfloat16 dot products (Zen 4, Cooper Lake, Sapphire Rapids and later).
 #include "attention.h"
 
-EXPORT void avx512bf16_attention(const AttentionArgs *args) {
-    switch (args->d) {
-        case 32: return attention<32>(args);
-        case 64: return attention<64>(args);
-        case 128: return attention<128>(args);
-    }
+namespace {
+
+inline __m512bh pairs(const void *p) { __m512i v = _mm512_loadu_si512(p); return reinterpret_cast<__m512bh &>(v); }
+inline __m512bh pair(const void *p) {
+    int32_t word;
+    std::memcpy(&word, p, 4);
+    __m512i v = _mm512_set1_epi32(word);
+    return reinterpret_cast<__m512bh &>(v);
 }
+
+template <int D>
+struct Dot {
+    static constexpr int64_t KEYS = 512, ROWS = 12, WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
+    struct Task {};
+
+    static void score(const uint16_t *queries, const uint32_t *k, int64_t width, float *scores) {
+        for (int64_t i = 0; i < width; i += 32, k += 32 * WORDS) {
+            __m512 acc[ROWS][2];
+            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+            for (int64_t w = 0; w < WORDS; w++) {
+                const __m512bh a = pairs(k + w * 16), b = pairs(k + (WORDS + w) * 16);
+#pragma GCC unroll 12
+                for (int r = 0; r < ROWS; r++) {
+                    const __m512bh x = pair(queries + r * D + 2 * w);
+                    acc[r][0] = _mm512_dpbf16_ps(acc[r][0], a, x);
+                    acc[r][1] = _mm512_dpbf16_ps(acc[r][1], b, x);
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int c = 0; c < 2; c++) _mm512_store_ps(scores + r * KEYS + i + 16 * c, acc[r][c]);
+        }
+    }
+
+    static void add_values(const uint16_t *weights, const uint32_t *v, int64_t width, float *out) {
+        for (int64_t r = 0; r < ROWS; r += VALUE_ROWS) add_rows(weights + r * KEYS, v, width, out + r * D);
+    }
+
+    // VALUE_ROWS of them.
+    static void add_rows(const uint16_t *weights, const uint32_t *v, int64_t width, float *out) {
+        __m512 acc[VALUE_ROWS][COLUMNS];
+        for (int i = 0; i < VALUE_ROWS; i++)
+            for (int c = 0; c < COLUMNS; c++) acc[i][c] = _mm512_load_ps(out + i * D + 16 * c);
+        for (int64_t s = 0; s < width / 2; s++, v += D) {
+            __m512bh value[COLUMNS];
+            for (int c = 0; c < COLUMNS; c++) value[c] = pairs(v + 16 * c);
+#pragma GCC unroll 12
+            for (int i = 0; i < VALUE_ROWS; i++) {
+                const __m512bh x = pair(weights + i * KEYS + 2 * s);
+#pragma GCC unroll 8
+                for (int c = 0; c < COLUMNS; c++) acc[i][c] = _mm512_dpbf16_ps(acc[i][c], value[c], x);
+            }
+        }
+        for (int i = 0; i < VALUE_ROWS; i++)
+            for (int c = 0; c < COLUMNS; c++) _mm512_store_ps(out + i * D + 16 * c, acc[i][c]);
+    }
+};
+
+}  // namespace
+
+EXPORT void avx512bf16_attention(const AttentionArgs *args) { attention<Dot>(args); }

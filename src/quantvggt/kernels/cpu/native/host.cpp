@@ -97,15 +97,6 @@ const Cpu &cpu() {
     return once;
 }
 
-// Linux saves AMX's large registers only for processes that have asked: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
-bool request_tiles() {
-#if defined(__linux__)
-    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-#else
-    return false;
-#endif
-}
-
 }  // namespace
 
 EXPORT int avx2_supported() { return cpu().ymm && cpu().seven_b >> 5 & 1; }
@@ -116,12 +107,29 @@ EXPORT int avx512vnni_supported() {
 }
 EXPORT int avx512bf16_supported() { return avx512vnni_supported() && cpu().seven_one_a >> 5 & 1; }
 
-// -1: the CPU could, but the system does not let it.
-EXPORT int amx_supported() {
-    if (!avx512vnni_supported() || (cpu().seven_d >> 24 & 3) != 3) return 0;
-    static const bool granted = cpu().tiles && request_tiles();
+namespace {
+
+// Linux saves AMX's large registers only for processes that have asked: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
+bool request_tiles() {
+#if defined(__linux__)
+    return cpu().tiles && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+    return false;
+#endif
+}
+
+// 1: usable; 0: this CPU lacks tiles or the products named by a bit of seven_d; -1: it could, but the system does not
+// let it.
+int tiles_supported(int products) {
+    if (!avx512vnni_supported() || !(cpu().seven_d >> 24 & cpu().seven_d >> products & 1)) return 0;
+    static const bool granted = request_tiles();
     return granted ? 1 : -1;
 }
+
+}  // namespace
+
+EXPORT int amx_supported() { return tiles_supported(25); }
+EXPORT int amxbf16_supported() { return avx512bf16_supported() ? tiles_supported(22) : 0; }
 #endif
 
 // A new path says here whether it can run.
