@@ -95,7 +95,8 @@ def quantize(
     calibration: clips; image tensors [S, 3, H, W]; a folder of images, a folder of such folders, or a video;
     or "synthetic" (needs no files; images like those you will use are better). A method that needs none ignores it.
     seed: of whatever is random in the method. site_schemes: mixed precision, {"*.mlp.fc2": "w4a8"}. journal: a folder
-    from which the same call goes on after an interruption. device: where the work is done, one block at a time.
+    from which the same call goes on after an interruption; delete it when the model is saved. device: where the work is
+    done, one block at a time.
     rest: scheme of DINOv2 and the heads, which the paper (and None) leaves at 16 bits; "w8a8" is safe.
     budget: the checkpoint has at most so many bytes; every layer of the model gets 4 or 8 bits by what it is worth,
     see `calibrate.budget`, in place of `site_schemes` and `rest`.
@@ -108,9 +109,8 @@ def quantize(
     if budget is not None:
         if site_schemes or rest is not None:
             raise InputError("a budget chooses the bits of every layer; leave site_schemes and rest out")
-        chosen = choose(
-            model, Scheme.parse(scheme), make_method(method, settings, seed), clips, budget, checkpoint_bytes, progress
-        )
+        solver = make_method(method, settings, seed)
+        chosen = choose(model, Scheme.parse(scheme), solver, clips, budget, checkpoint_bytes, progress, journal)
         site_schemes = chosen.schemes
     record = None if chosen is None else chosen.to_dict()
     return pipeline.quantize(

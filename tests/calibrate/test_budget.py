@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import quantvggt as qv
+from quantvggt.calibrate import sensitivity
 from quantvggt.calibrate.budget import group_of
 from quantvggt.calibrate.sensitivity import measure_losses, task_loss
 from quantvggt.checkpoint.save import checkpoint_bytes
@@ -16,7 +17,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
 from quantvggt.models.quant_weight import QuantWeight
-from quantvggt.models.sites import all_sites
+from quantvggt.models.sites import LAYERS, all_sites
 from tiny import CONFIG, tiny_clip, tiny_model
 
 DINO = replace(
@@ -108,6 +109,31 @@ def test_a_choice_is_made_again_and_an_interrupted_run_goes_on(tmp_path: Path) -
     assert first.quantization == second.quantization
     states = first.state_dict(), second.state_dict()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_losses_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = {layer: {f"camera_head.trunk.0.{layer}": Scheme.parse("w2a8")} for layer in LAYERS}
+    measured: list[float] = []
+
+    def measure(clip: str, folder: Path | None, most: int = 99) -> dict[str, float]:
+        measured.clear()
+
+        def counted(*args: dict[str, Tensor]) -> float:
+            if len(measured) == most:
+                raise KeyboardInterrupt
+            measured.append(task_loss(*args))
+            return measured[-1]
+
+        monkeypatch.setattr(sensitivity, "task_loss", counted)
+        return measure_losses(tiny_model(), groups, [tiny_clip(clip, 2)], progress=False, folder=folder)
+
+    whole = measure("a", None)
+    with pytest.raises(KeyboardInterrupt):
+        measure("a", tmp_path, most=3)
+    for left in (1, 0):
+        assert measure("a", tmp_path) == whole
+        assert len(measured) == left
+    assert measure("b", tmp_path) == measure("b", None) != whole
 
 
 def test_losses_are_those_of_the_model_with_only_this_group_rounded() -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from quantvggt.calibrate.journal import Journal, fingerprint
+from quantvggt.calibrate.journal import Journal, discard, fingerprint
 from quantvggt.calibrate.methods import find_method
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.pipeline import quantize
@@ -79,6 +79,9 @@ def test_resumes_at_the_block_where_it_stopped(
     resumed = calibrate(model, method, scheme, folder)
     assert rest == BLOCKS[2:]
     assert_same(resumed, whole)
+    assert_same(calibrate(model, method, scheme, folder), whole)  # not saved yet
+    assert rest == BLOCKS[2:]
+    discard(folder)
     assert not folder.exists()
     for site in ("aggregator.frame_blocks.0.mlp.fc1", "aggregator.global_blocks.1.attn.qkv"):
         a, b = resumed.get_submodule(site), whole.get_submodule(site)
@@ -103,7 +106,6 @@ def test_the_journal_of_another_task_is_passed_over(
     blocks = solved("dsfq")
     assert_same(calibrate(model, "dsfq", journal=tmp_path, **arguments), whole)  # type: ignore[arg-type]
     assert blocks == BLOCKS
-    assert not tmp_path.exists()
 
 
 def test_files_that_are_no_blocks_are_left_alone_and_broken_ones_solved_again(tmp_path: Path, solved: Recorder) -> None:
@@ -115,6 +117,7 @@ def test_files_that_are_no_blocks_are_left_alone_and_broken_ones_solved_again(tm
     small = calibrate(model, "dsfq", "w4a4", tmp_path)
     assert blocks == BLOCKS
     assert_same(small, calibrate(model, "dsfq", "w4a4", None))
+    discard(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 

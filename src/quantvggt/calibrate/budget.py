@@ -7,6 +7,7 @@ of the checkpoint that will be written, so the optional tensors of the method co
 """
 
 import copy
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -92,12 +93,13 @@ def choose(
     budget: int,
     size_of: SizeOf,
     progress: bool = True,
+    journal: str | os.PathLike[str] | None = None,
 ) -> Choice:
     """Bits of every layer of a float `model`, so that its checkpoint has at most `budget` bytes.
 
     scheme: the trunk's at 4 bits or fewer; its activations keep its width, or that of the weights if that is more.
     Other layers have 8-bit activations, convolutions float ones. size_of: exact size of the checkpoint of a model on
-    the meta device, given the type of its floats.
+    the meta device, given the type of its floats. journal: a folder that keeps each loss that was measured.
     Raises InputError if the smallest possible checkpoint is larger, there is no clip, or the scheme is static.
     """
     if scheme.static:
@@ -109,7 +111,8 @@ def choose(
     sketch = _Sketch(model, method, schemes, budget, size_of, record)
     sketch.require_room()  # before the passes through the model, and after, when the record has their results too
     low = {group: {site: schemes[LOW][site] for site in sites} for group, sites in sketch.groups.items()}
-    sketch.losses = {group: float(f"{x:.3e}") for group, x in measure_losses(model, low, clips, progress).items()}
+    losses = measure_losses(model, low, clips, progress, journal)
+    sketch.losses = {group: float(f"{losses[group]:.3e}") for group in low}
     sketch.require_room()
     lowered = sketch.fit()
     chosen = {site: schemes[LOW if group in lowered else HIGH][site] for group in low for site in low[group]}

@@ -1,10 +1,10 @@
-"""Finished blocks on disk, so that an interrupted calibration goes on where it stopped."""
+"""What is finished on disk, so that an interrupted calibration goes on where it stopped."""
 
 import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from quantvggt.models import VGGT
 from quantvggt.models.linear import OPTIONAL_BUFFERS, QuantLinear
 from quantvggt.scenes.clip import Clip
 
-PREFIX, SUFFIX = "unfinished-", ".safetensors"
+PREFIX, SUFFIX, LOSSES = "unfinished-", ".safetensors", "unfinished-losses.json"
 
 
 def fingerprint(model: VGGT, clips: Sequence[Clip], record: dict[str, Any]) -> str:
@@ -37,9 +37,10 @@ def _checksum(tensor: Tensor) -> int:
 
 
 class Journal:
-    """A folder with one file per finished block.
+    """A folder with one file per finished block, and one of the losses that a budget is spent by.
 
-    The blocks of another task (model, images, method, settings) are passed over, and replaced one by one.
+    Those of another task (model, images, method, settings) are passed over, and replaced one by one. It stays until
+    `discard`: what calibration made should be saved first.
     """
 
     def __init__(self, folder: str | os.PathLike[str], task: str) -> None:
@@ -69,16 +70,32 @@ class Journal:
         with atomic_file(self._file(block)) as temporary:
             save_file(tensors, temporary, {"task": self.task, "layers": json.dumps(shapes)})
 
-    def close(self) -> None:
-        """Everything is finished: what was kept is no longer needed. Other files in the folder stay."""
-        for pattern in (f"{PREFIX}*{SUFFIX}", f".{PREFIX}*{SUFFIX}.*"):  # the latter were being written when killed
-            for file in self.folder.glob(pattern):
-                file.unlink()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+    def read_losses(self) -> dict[str, float]:
+        """Those measured so far, by group."""
+        try:
+            kept = json.loads((self.folder / LOSSES).read_text())
+        except (OSError, ValueError):
+            return {}
+        return dict(kept["losses"]) if kept["task"] == self.task else {}
+
+    def write_losses(self, losses: Mapping[str, float]) -> None:
+        """Keep them."""
+        with atomic_file(self.folder / LOSSES) as temporary:
+            temporary.write_text(json.dumps({"task": self.task, "losses": losses}))
 
     def _file(self, block: str) -> Path:
         return self.folder / f"{PREFIX}{block}{SUFFIX}"
+
+
+def discard(folder: str | os.PathLike[str]) -> None:
+    """The model is saved: what was kept is no longer needed. Other files in the folder stay."""
+    folder = Path(folder)
+    for name in (f"{PREFIX}*{SUFFIX}", LOSSES):
+        for pattern in (name, f".{name}.*"):  # the latter were being written when killed
+            for file in folder.glob(pattern):
+                file.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _layer(tensors: dict[str, Tensor], name: str, in_features: int, out_features: int, scheme: str) -> QuantLinear:

@@ -52,9 +52,9 @@ def quantize(
     keep float activations), None leaves it so. site_schemes: mixed precision, {pattern: scheme} with shell-style
     patterns on site names ("*.mlp.fc2"); the last that fits counts. Without `rest` a pattern means other layers than
     the trunk's only if it fits none of those. journal: a folder that keeps finished blocks, so that the same call after
-    an interruption goes on where it stopped, with the same result. device: where the work is done, one block at a
-    time; the model's own by default. choice: why `site_schemes` are what they are, for the record; see
-    `calibrate.budget`.
+    an interruption goes on where it stopped, with the same result; `journal.discard` it when the result is saved.
+    device: where the work is done, one block at a time; the model's own by default. choice: why `site_schemes` are what
+    they are, for the record; see `calibrate.budget`.
 
     Parameters that are not quantized are rounded to float16 if the model is float32, so that the checkpoint
     can store all of them in 16 bits without changing one output.
@@ -81,8 +81,6 @@ def quantize(
     _run(model, quantized, solver, schemes, clips, pages, torch.device(device or model.device), progress)
     _round_to_float16(quantized)
     quantized.quantization = record_of(scheme, solver, clips, choice)
-    if pages is not None:
-        pages.close()
     return quantized
 
 

@@ -1,11 +1,13 @@
 """How far a model's answers move when one part of it gets fewer bits: what a budget spends its bytes by."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from quantvggt.calibrate.journal import Journal, fingerprint
 from quantvggt.calibrate.rest import round_layer
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
@@ -22,18 +24,29 @@ WORST = 1e9
 
 @torch.inference_mode()
 def measure_losses(
-    model: VGGT, groups: Mapping[str, Mapping[str, Scheme]], clips: Sequence[Clip], progress: bool
+    model: VGGT,
+    groups: Mapping[str, Mapping[str, Scheme]],
+    clips: Sequence[Clip],
+    progress: bool,
+    folder: str | os.PathLike[str] | None = None,
 ) -> dict[str, float]:
     """{group: task loss when only its layers are quantized, {site: scheme}, round to nearest}.
 
     That takes a pass of FRAMES frames through the whole model for each group of the aggregator and clip, and one
-    through the heads for any other. `model` stays as it was.
+    through the heads for any other. `model` stays as it was. folder: a journal's, which keeps each loss.
     """
+    losses, journal = dict[str, float](), None
+    if folder is not None:
+        schemes_of = {group: {site: each.name for site, each in sites.items()} for group, sites in groups.items()}
+        journal = Journal(folder, fingerprint(model, clips[:CLIPS], {"frames": FRAMES, "groups": schemes_of}))
+        losses = journal.read_losses()
+    if not (missing := {group: schemes for group, schemes in groups.items() if group not in losses}):
+        return losses
     images = [clip.images[None, :FRAMES].to(model.device, model.dtype) for clip in clips[:CLIPS]]
     tokens = [model.aggregator(each, model.config.layers_read) for each in images]
     floats = [_answers(model, each, read) for each, read in zip(images, tokens, strict=True)]
-    changed, losses = model.sharing_copy(), dict[str, float]()
-    for group, schemes in tqdm(groups.items(), desc="sensitivity", unit="group", disable=not progress):
+    changed = model.sharing_copy()
+    for group, schemes in tqdm(missing.items(), desc="sensitivity", unit="group", disable=not progress):
         for site, scheme in schemes.items():
             changed.set_submodule(site, round_layer(model.get_submodule(site), scheme, search=False))
         if any(site.startswith("aggregator.") for site in schemes):
@@ -44,6 +57,8 @@ def measure_losses(
         losses[group] = sum(task_loss(_answers(changed, *seen), old) for *seen, old in triples) / len(images)
         for site in schemes:
             changed.set_submodule(site, model.get_submodule(site))
+        if journal is not None:
+            journal.write_losses(losses)
     return losses
 
 

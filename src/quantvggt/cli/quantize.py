@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
     from quantvggt.calibrate.budget import format_groups
+    from quantvggt.calibrate.journal import discard
     from quantvggt.calibrate.methods import make_method
     from quantvggt.scenes.calibration import calibration_clips
 
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             say("(images like those you will use are a better calibration set: --calibration FOLDER)")
     journal = output.with_name(f"{output.name}.unfinished")
     if journal.is_dir():
-        say(f"{journal} holds blocks of a run that was interrupted; those of this same task aren't calibrated again")
+        say(f"{journal} is of a run that was interrupted; what this same task finished isn't done again")
     start = time.perf_counter()
     small = api.quantize(
         model,
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         site_schemes=site_schemes,
         rest=rest,
         budget=budget,
-        journal=journal if method.needs_calibration else None,
+        journal=journal if clips else None,
     )
     seconds = time.perf_counter() - start
     assert small.quantization is not None
@@ -117,6 +118,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if choice is not None:
         say(format_groups(choice))
     api.save(small, output, overwrite=args.overwrite)
+    discard(journal)
     size = sum(file.stat().st_size for file in output.iterdir() if file.name in ("config.json", "model.safetensors"))
     half = 2 * sum(parameter.numel() for parameter in model.parameters())
     say(f"{output}: {size / 1e6:.1f} MB, {half / size:.2f}x smaller than the whole model in float16 ({seconds:.0f} s)")
