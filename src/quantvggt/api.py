@@ -15,6 +15,7 @@ from quantvggt.calibrate.sampling import selection
 from quantvggt.calibrate.sampling.features import DEEP, pool_features
 from quantvggt.calibrate.sampling.selection import Selection
 from quantvggt.calibrate.sampling.strategies import as_settings, find_strategy
+from quantvggt.checkpoint.load import Precision
 from quantvggt.checkpoint.load import load as load_checkpoint
 from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.checkpoint.save import save as save_checkpoint
@@ -31,7 +32,7 @@ from quantvggt.scenes.open import load_clip
 PathLike = str | os.PathLike[str]
 
 
-def load(name_or_path: PathLike, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> VGGT:
+def load(name_or_path: PathLike, dtype: Precision | None = None, device: str | torch.device = "cpu") -> VGGT:
     """Load a VGGT: a hub id, .pt, .safetensors, a saved folder, "vggt-nano" or "vggt-nano-heavy".
 
     See `checkpoint.load.load`.

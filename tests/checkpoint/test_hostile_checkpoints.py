@@ -281,7 +281,7 @@ def test_a_zip_that_is_no_checkpoint(tmp_path) -> None:
 
 
 def test_unusable_dtype_and_device(folder) -> None:
-    with pytest.raises(InputError, match="dtype must be one of float32"):
+    with pytest.raises(InputError, match="dtype must be auto, mixed, or one of float32"):
         load(folder, dtype=torch.int8)
     with pytest.raises(InputError, match="device 'abacus' cannot be used here"):
         load(folder, device="abacus")

@@ -67,6 +67,8 @@ def quantize(
             f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
             "start from the full-precision model"
         )
+    if model.aggregator.products is not None:
+        raise InputError('a model in mixed precision is for inference; load it without dtype="mixed" to quantize it')
     schemes = resolve_schemes(model, scheme, None if rest is None else Scheme.parse(rest), site_schemes or {}, solver)
     needs_clips = solver.needs_calibration or any(each.static for each in schemes.values())
     if needs_clips and not clips:

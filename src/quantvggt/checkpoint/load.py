@@ -1,9 +1,10 @@
 """Load a VGGT, in full precision or quantized, from wherever it lies, without a second copy in memory."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from quantvggt.checkpoint.packaged import NAMES, open_any, packaged_weights
 from quantvggt.checkpoint.validate import check_infos, check_values
 from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
-from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models import VGGT, VGGTConfig, mixed
 from quantvggt.models.config import HEADS
 from quantvggt.models.conv import QuantConv2d
 from quantvggt.models.linear import QuantLinear
@@ -28,8 +29,11 @@ _BARE_REMEDY = (
 )
 
 
+Precision = torch.dtype | Literal["auto", "mixed"]
+
+
 def load(
-    name_or_path: str | os.PathLike[str], dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    name_or_path: str | os.PathLike[str], dtype: Precision | None = None, device: str | torch.device = "cpu"
 ) -> VGGT:
     """Load a model for inference.
 
@@ -37,7 +41,9 @@ def load(
         .bin; a folder with model.safetensors or model.pt; a Hugging Face hub id such as "facebook/VGGT-1B". A
         config.json in our format beside the weights says what they are; without one they must be VGGT-1B, with
         all or some heads.
-    dtype: of everything that is not quantized. None: as when it was saved; float32 for published weights.
+    dtype: of everything that is not quantized. None: as when it was saved; float32 for published weights. "mixed":
+        products in bfloat16, sums and cameras in float32 (`models.mixed`), for inference. "auto": mixed where that is
+        quick, on GPUs and CPUs with a native bfloat16 kernel, else None.
     device: where the weights go.
 
     Numbers that need no conversion stay mapped from the file, so don't change the file in place meanwhile.
@@ -47,8 +53,8 @@ def load(
     path = locate(name_or_path)
     weights = open_any(path)
     config = read_config(path.parent / CONFIG_NAME)
-    if dtype is not None and dtype not in FLOAT_DTYPES.values():
-        raise InputError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype}")
+    if dtype not in (None, "auto", "mixed", *FLOAT_DTYPES.values()):
+        raise InputError(f"dtype must be auto, mixed, or one of {', '.join(FLOAT_DTYPES)}, got {dtype}")
     if config is None:
         config, remedy = CheckpointConfig(infer_config(weights.infos)), _BARE_REMEDY
     else:
@@ -58,7 +64,13 @@ def load(
     expected = _expected(model, config.sites)
     fixed = {name for name in expected if is_fixed(name, config.sites)}
     check_infos(path, weights.infos, expected, fixed, remedy)
-    _fill(model, weights, config.sites, fixed, dtype or config.dtype, device)
+    narrow = set[str]()
+    if dtype == "mixed" or (dtype == "auto" and mixed.is_quick(device)):
+        dtype, narrow = torch.float32, mixed.bfloat16_parameters(model)
+        model.aggregator.products = mixed.PRODUCTS
+    wide = dtype if isinstance(dtype, torch.dtype) else config.dtype
+    types = {name: mixed.PRODUCTS if name in narrow else wide for name in expected if name not in fixed}
+    _fill(model, weights, config.sites, fixed, types, device)
     model.quantization = config.quantization
     return model.eval()
 
@@ -151,7 +163,7 @@ def _fill(
     weights: WeightsFile,
     sites: dict[str, SiteRecord],
     fixed: set[str],
-    dtype: torch.dtype,
+    types: Mapping[str, torch.dtype],
     device: torch.device,
 ) -> None:
     state: dict[str, Tensor] = {}
@@ -166,7 +178,7 @@ def _fill(
             continue
         if name in fixed:
             check_values(weights.path, name, tensor)
-        state[name] = tensor.to(device, tensor.dtype if name in fixed else dtype)
+        state[name] = tensor.to(device, types.get(name, tensor.dtype))
     model.load_state_dict(state, assign=True)
 
 

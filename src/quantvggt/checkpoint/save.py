@@ -133,7 +133,9 @@ def _held_dtype(floats: Iterable[Tensor]) -> torch.dtype:
     dtypes = {tensor.dtype for tensor in floats}
     if len(dtypes) > 1 or not dtypes <= set(FLOAT_DTYPES.values()):
         names = ", ".join(sorted(map(dtype_name, dtypes)))
-        raise InputError(f"cannot save a model of mixed types ({names}); convert it with model.to(torch.float32)")
+        raise InputError(
+            f"cannot save a model of mixed types ({names}); load it in one, or convert it with model.to(torch.float32)"
+        )
     return dtypes.pop()
 
 

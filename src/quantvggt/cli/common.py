@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,12 +22,17 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr)
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """--device and --dtype."""
+def add_device_options(parser: argparse.ArgumentParser, dtype: str | None = None, mixed: bool = True) -> None:
+    """--device and --dtype; dtype: the default of the latter. mixed: may precision be mixed?"""
     parser.add_argument(
         "--device", default="auto", help="auto (the default: cuda if there is one, else cpu), cpu, cuda"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of what isn't quantized; default: as the checkpoint was saved")
+    words = "auto: mixed where that is quick; mixed: bfloat16 products, float32 sums and cameras; " if mixed else ""
+    default = "%(default)s" if dtype else "as the checkpoint was saved"
+    choices = (*(("auto", "mixed") if mixed else ()), *DTYPES)
+    parser.add_argument(
+        "--dtype", default=dtype, choices=choices, help=f"of what isn't quantized; {words}default: {default}"
+    )
 
 
 def device_of(args: argparse.Namespace) -> str:
@@ -36,9 +42,9 @@ def device_of(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
-def dtype_of(args: argparse.Namespace) -> torch.dtype | None:
-    """The dtype that --dtype names, None for the checkpoint's own."""
-    return DTYPES[args.dtype] if args.dtype else None
+def dtype_of(args: argparse.Namespace) -> Any:
+    """What --dtype says, for `api.load`; None for the checkpoint's own."""
+    return DTYPES.get(args.dtype, args.dtype)
 
 
 def require_free(path: str, overwrite: bool) -> Path:

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, say
 
 FILTERS = ("parts", "methods", "schemes", "forms")
@@ -75,7 +77,8 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     clips = make_clips(range(first, first + args.scenes), args.frames, model.config.img_size)
     reference = None
     if args.reference:
-        reference = predict(api.load(args.reference, dtype=dtype, device=device), clips, label=args.reference)
+        exact = api.load(args.reference, dtype=torch.float32, device=device)
+        reference = predict(exact, clips, label=args.reference)
     elif model.quantization is not None:
         say("without --reference FLOAT_MODEL drift can't be measured; its columns are empty")
     quantization = model.quantization
@@ -85,7 +88,7 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
         reference,
         name=args.model,
         method=quantization.method if quantization else "float",
-        scheme=quantization.scheme.name if quantization else "float32",
+        scheme=quantization.scheme.name if quantization else args.dtype or "float32",
         seed=args.seed,
         checkpoint_bytes=_bytes(locate(args.model)),
     )

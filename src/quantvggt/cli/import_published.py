@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scheme", required=True, help="the bits it was calibrated for, for example w4a4 (not in the files)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is already there")
-    add_device_options(parser)
+    add_device_options(parser, mixed=False)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'*_blocks.0.*=w8a8'; may be repeated, the last that fits counts (quantvggt inspect lists the names)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is already there")
-    add_device_options(parser)
+    add_device_options(parser, mixed=False)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-points", type=int, help="keep at most so many points, drawn at random (default: all)")
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
-    add_device_options(parser)
+    add_device_options(parser, dtype="auto")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The alternating-attention trunk of VGGT (arXiv 2503.11651, section 3.2)."""
 
 from collections.abc import Collection
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ class Aggregator(nn.Module):
     for are kept: all 24 of VGGT-1B would take 205 MB a frame.
     """
 
+    products: torch.dtype | None = None
+    """What products run in if not in the tokens' dtype, see `models.mixed`."""
+
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
         dim = config.embed_dim
@@ -40,6 +44,11 @@ class Aggregator(nn.Module):
         self.global_blocks = nn.ModuleList(Block(dim, config.num_heads, qk_norm=True) for _ in range(config.depth))
 
     def forward(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        mixed = self.products is not None
+        with torch.autocast(images.device.type, self.products) if mixed else nullcontext():
+            return self._forward(images, layers)
+
+    def _forward(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         batch, frames, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
         mark_frames(self, NUM_SPECIAL + rows * columns)  # DINOv2 has as many special tokens
@@ -60,7 +69,7 @@ class Aggregator(nn.Module):
         patches = self.patch_embed(self.normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
         special = torch.cat((self.camera_token, self.register_token), dim=2)
         special = torch.cat((special[:, :1], special[:, 1:].expand(-1, frames - 1, -1, -1)), dim=1)
-        return torch.cat((special.expand(batch, -1, -1, -1).to(patches.dtype), patches), dim=2)
+        return torch.cat((special.expand(batch, -1, -1, -1), patches), dim=2)
 
     def normalise(self, images: Tensor) -> Tensor:
         """RGB in [0, 1] to what DINOv2 was trained on."""

@@ -53,7 +53,7 @@ class VGGT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that activations run in."""
+        """The dtype that activations run in; of a mixed model (`models.mixed`) what they are summed in."""
         return self.aggregator.camera_token.dtype
 
     @property
@@ -104,13 +104,13 @@ class VGGT(nn.Module):
         if "point" in self.config.heads:
             out["world_points"], out["world_points_conf"] = self._dense(self.point_head, activate_points, shown, seen)
         if query_points is not None:
-            (maps,) = self._dense(self.track_head.feature_extractor, lambda x: (x,), tokens, images)
+            (maps,) = self._dense(self.track_head.feature_extractor, lambda x: (x.to(self.dtype),), tokens, images)
             out["track"], out["vis"], out["conf"] = self.track_head.tracker(query_points, maps)
         return out
 
     def _dense(
         self,
-        head: Callable[[dict[int, Tensor], int, int], Tensor],
+        head: DPTHead,
         activate: Callable[[Tensor], tuple[Tensor, ...]],
         tokens: dict[int, Tensor],
         images: Tensor,
@@ -119,9 +119,10 @@ class VGGT(nn.Module):
         batch, frames, _, height, width = images.shape
         total = batch * frames
         step = total if torch.is_grad_enabled() else frames_per_chunk(height, width)
+        shown = {layer: tokens[layer].flatten(0, 1) for layer in set(self.config.dpt_layers)}
         outputs: list[Tensor] = []
         for first in range(0, total, step):
-            part = {layer: tokens[layer].flatten(0, 1)[first : first + step] for layer in set(self.config.dpt_layers)}
+            part = {layer: x[first : first + step].to(head.norm.weight.dtype) for layer, x in shown.items()}
             values = activate(head(part, height, width))
             if step >= total:
                 outputs = list(values)

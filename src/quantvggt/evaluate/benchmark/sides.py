@@ -38,7 +38,7 @@ def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
     if isinstance(source, dict):
         model = seeded_model(VGGTConfig.from_dict(source), dtype=dtype).to(device)
     else:
-        model = load(source, dtype=dtype, device=device)
+        model = load(source, dtype=dtype if side in BASELINES else "auto", device=device)
     mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     if side.startswith("published"):
