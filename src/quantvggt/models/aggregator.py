@@ -60,7 +60,9 @@ class Aggregator(nn.Module):
             frame = x.unflatten(0, (batch, frames))
             x = self.global_blocks[index](frame.flatten(1, 2), rope).unflatten(1, (frames, -1))
             if index in layers:
-                kept[index] = torch.cat((frame, x), dim=-1)
+                # Only the camera head, which reads the last, wants more than the dense heads' precision.
+                kind = x.dtype if index == len(self.global_blocks) - 1 else self.products or x.dtype
+                kept[index] = torch.cat((frame.to(kind), x.to(kind)), dim=-1)
         return kept
 
     def embed(self, images: Tensor) -> Tensor:
