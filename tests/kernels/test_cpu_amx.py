@@ -1,12 +1,14 @@
 """The AMX path's source on emulated tiles: this shows everything but the silicon. For attention see there."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import reference
-from quantvggt.kernels.cpu import build
+from quantvggt.kernels.cpu import attention, build, paths, proof
 from quantvggt.kernels.cpu.paths import CpuPath
 
 
@@ -51,6 +53,26 @@ def test_tokens_are_quantized_as_by_the_reference(emulated, same_bits):
     got = emulated.rotate_quantize(x, signs, None, None, 4, **norm)
     for a, b in zip(got, reference.rotate_quantize(x, signs, None, None, 4, **norm), strict=True):
         same_bits(a, b)
+
+
+def test_what_never_ran_on_a_cpu_is_compared_with_the_reference_first(emulated, amx_library, monkeypatch):
+    monkeypatch.setattr(paths, "usable", lambda path, op: (True, "native"))
+    assert CpuPath("amx").check(torch.device("cpu")) == (True, "native")
+    right = CpuPath.int_linear
+    monkeypatch.setattr(CpuPath, "int_linear", lambda *args: right(*args) + 1e-4)
+    assert CpuPath("amx").check(torch.device("cpu")) == (False, proof.REASON)
+    assert CpuPath("avx2").check(torch.device("cpu")) == (True, "native")
+
+
+def test_attention_is_compared_too(emulated, amx_library, monkeypatch):
+    if not hasattr(amx_library, "amxbf16_attention"):
+        pytest.skip("the rest of the path needs AVX512-BF16")
+    assert proof.attention_agrees(partial(attention.run, "amxbf16"))
+    assert not proof.attention_agrees(lambda *args: 1.02 * attention.run("amxbf16", *args))
+    monkeypatch.setattr(attention, "usable", lambda path, op: (True, "native"))
+    monkeypatch.setattr(attention, "_proven", lambda path: False)
+    assert attention.check("amxbf16", torch.device("cpu")) == (False, proof.REASON)
+    assert attention.check("avx512bf16", torch.device("cpu"))[0]
 
 
 def test_where_it_can_not_run_the_reason_is_given(monkeypatch):

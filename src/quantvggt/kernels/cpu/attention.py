@@ -2,11 +2,13 @@
 
 import ctypes
 import math
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from quantvggt.kernels import reference
+from quantvggt.kernels.cpu import proof
 from quantvggt.kernels.cpu.build import function, usable
 from quantvggt.kernels.cpu.paths import address, vector
 
@@ -28,7 +30,14 @@ def check(path: str, device: torch.device) -> tuple[bool, str]:
     if device.type != "cpu":
         return False, "CPU only"
     can, reason = usable(path, "attention")
+    if can and path in proof.UNPROVEN and not _proven(path):
+        return False, proof.REASON
     return can, f"{reason}; for bfloat16 models" if can else reason
+
+
+@lru_cache
+def _proven(path: str) -> bool:
+    return proof.attention_agrees(partial(run, path))
 
 
 def run(

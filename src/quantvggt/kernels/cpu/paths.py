@@ -1,13 +1,14 @@
 """The integer ops on one path of the native library: check the tensors, hand over their addresses."""
 
 import ctypes
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from quantvggt.core.rotation import inner_order, paley
 from quantvggt.kernels import reference
+from quantvggt.kernels.cpu import proof
 from quantvggt.kernels.cpu.build import function, usable
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # `Type` in native/args.h
@@ -55,7 +56,16 @@ class CpuPath:
 
     def check(self, device: torch.device) -> tuple[bool, str]:
         """Can this path run on `device`, and why (not)? The first call for a CPU builds the library."""
-        return usable(self.name, "int_linear") if device.type == "cpu" else (False, "CPU only")
+        if device.type != "cpu":
+            return False, "CPU only"
+        can, reason = usable(self.name, "int_linear")
+        if can and self.name in proof.UNPROVEN and not self._proven:
+            return False, proof.REASON
+        return can, reason
+
+    @cached_property
+    def _proven(self) -> bool:
+        return proof.products_agree(self.int_linear)
 
     def rotate_quantize(
         self,
