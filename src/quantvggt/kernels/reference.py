@@ -121,9 +121,9 @@ def attention(
 ) -> Tensor:
     check_attention(qkv, num_heads, cosine)
     q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    if q_weight is not None:
-        q = F.layer_norm(q, q.shape[-1:], q_weight, q_bias, eps)
-        k = F.layer_norm(k, k.shape[-1:], k_weight, k_bias, eps)
+    if q_weight is not None and k_weight is not None:
+        q = F.layer_norm(q.to(q_weight.dtype), q.shape[-1:], q_weight, q_bias, eps)
+        k = F.layer_norm(k.to(k_weight.dtype), k.shape[-1:], k_weight, k_bias, eps)
     if cosine is not None and sine is not None:
         q, k = _rotary(q, cosine, sine), _rotary(k, cosine, sine)
     y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
