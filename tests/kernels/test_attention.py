@@ -13,8 +13,8 @@ from quantvggt.models.rope import rope_tables
 CPU = torch.device("cpu")
 
 # (batch, frames, patch rows and columns, heads, channels of a head): one token, ragged blocks of queries (96) and
-# keys (256 or 512), more than one block of keys, every head size.
-SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 5, 11, 2, 64)]
+# keys (256 or 512), several blocks of keys, every head size.
+SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 9, 11, 1, 64)]
 
 
 @pytest.fixture(params=[*ATTENTION_PATHS, "amxbf16 on emulated tiles", "reference"])
@@ -82,12 +82,12 @@ def test_flat_and_peaked_scores(backend, factor):
     _compare(qkv, 2, [None] * 4, (None, None))
 
 
-def test_the_maximum_may_come_first_or_last(backend):
-    qkv, _, _ = _inputs(1, 4, 12, 1, 64)  # two blocks of keys
-    for place in (0, -1):
-        x = qkv.clone()
-        x[:, place, 64:128] = 40 * torch.sign(x[:, 7, :64])
-        _compare(x, 1, [None] * 4, (None, None))
+@pytest.mark.parametrize("size", [1, 3, 40])
+@pytest.mark.parametrize("place", [0, 600, -1])
+def test_the_maximum_may_come_anywhere(backend, place, size):
+    qkv, _, _ = _inputs(1, 9, 11, 1, 64)  # three blocks of 512 keys; the second is whole
+    qkv[:, place, 64:128] = size * torch.sign(qkv[:, 7, :64])
+    _compare(qkv, 1, [None] * 4, (None, None))
 
 
 def test_equal_keys_average_the_values(backend):

@@ -6,6 +6,8 @@
 //   ROWS          queries that share a load of keys
 //   Task          lives as long as a thread multiplies
 //   score         scores[r][i] = queries[r] . key i
+//   weigh         the same and straight to weights[r][i] = 2^(scale * score - shift[r]), their sums added to sums[r];
+//                 false and no sum changed if that overflows or there is no quicker way than score and what follows
 //   add_values    out[r] += weights[r] . values
 #pragma once
 #include <immintrin.h>
@@ -22,6 +24,7 @@ namespace {
 
 constexpr int64_t QUERIES = 96;  // of a task, which share a block of keys in L2
 constexpr int64_t KEYS_PER_TASK = 64;
+constexpr float FAR = 0x1p64f;   // a sum of exponentials that isn't far from overflow
 constexpr int64_t PADDING = 32;  // of keys: two panels
 
 inline __m512 widen(const bfloat16 *x) {
@@ -29,8 +32,8 @@ inline __m512 widen(const bfloat16 *x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-// 2^x for x <= 0, to 8e-5 of it, where bfloat16 rounds to 2e-3; what is below 2^-126 becomes 0 or less than a float's
-// smallest number.
+// 2^x to 8e-5 of it, where bfloat16 rounds to 2e-3; what is below 2^-126 becomes 0 or less than a float's smallest
+// number.
 inline __m512 exp2(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-200), x);
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -40,6 +43,15 @@ inline __m512 exp2(__m512 x) {
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.62f51ap-1f));
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.fff6b0p-1f));
     return _mm512_scalef_ps(y, whole);
+}
+
+// 2^(scale * score - shift) of 32 scores as bfloat16, log2(e) in the scale; their sums in 16 parts.
+inline __m512 exponentials(__m512 a, __m512 b, float scale, float shift, uint16_t *out) {
+    const __m512 factor = _mm512_set1_ps(scale), below = _mm512_set1_ps(shift);
+    a = exp2(_mm512_fmsub_ps(a, factor, below)), b = exp2(_mm512_fmsub_ps(b, factor, below));
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(b, a);
+    std::memcpy(out, &rounded, sizeof rounded);
+    return _mm512_add_ps(a, b);
 }
 
 template <int D, class Products>
@@ -151,10 +163,7 @@ struct Attention {
         for (int64_t key = 0; key < self.keys; key += KEYS) {
             const int64_t width = self.keys - key < KEYS ? self.keys - key : KEYS;
             for (int64_t q = 0; q < padded; q += ROWS) {
-                Products::score(state.queries[q], k + key * WORDS, width, state.scores[0]);
-                for (int64_t r = 0; r < ROWS && args.n - key < width; r++)
-                    std::fill(state.scores[r] + args.n - key, state.scores[r] + width, -INFINITY);
-                self.weigh(state, q, width);
+                self.weigh(state, q, key, k + key * WORDS, width);
                 Products::add_values(state.weights[0], v + key / 2 * D, width, state.out[q]);
             }
         }
@@ -166,8 +175,16 @@ struct Attention {
         }
     }
 
-    // Scores to exponentials against each row's new maximum; what was summed before is scaled to it.
-    void weigh(State &state, int64_t q, int64_t width) const {
+    // Exponentials of a block's scores, against the maximum so far: where nothing is far above that, it needs no
+    // other. Else against the new one, to which what was summed before is scaled.
+    void weigh(State &state, int64_t q, int64_t key, const uint32_t *k, int64_t width) const {
+        const bool whole = key + width <= args.n;
+        if (key && whole &&
+            Products::weigh(state.queries[q], k, width, args.scale, &state.maximum[q], state.weights[0], &state.sum[q]))
+            return;
+        Products::score(state.queries[q], k, width, state.scores[0]);
+        for (int64_t r = 0; r < ROWS && !whole; r++)
+            std::fill(state.scores[r] + args.n - key, state.scores[r] + width, -INFINITY);
         float maximum[ROWS];  // all rows' first, so that one's wait overlaps the next one's
         for (int64_t r = 0; r < ROWS; r++) {
             __m512 a = _mm512_load_ps(state.scores[r]), b = _mm512_load_ps(&state.scores[r][16]);
@@ -177,7 +194,6 @@ struct Attention {
             }
             maximum[r] = _mm512_reduce_max_ps(_mm512_max_ps(a, b)) * args.scale;
         }
-        const __m512 scale = _mm512_set1_ps(args.scale);  // log2(e) in it: powers of 2 replace those of e
         for (int64_t r = 0; r < ROWS; r++) {
             float &old = state.maximum[q + r], &total = state.sum[q + r];
             if (maximum[r] > old) {
@@ -186,16 +202,12 @@ struct Attention {
                 for (float *out = state.out[q + r]; out < state.out[q + r + 1]; out += 16)
                     _mm512_store_ps(out, _mm512_mul_ps(_mm512_load_ps(out), _mm512_set1_ps(factor)));
             }
-            const __m512 shift = _mm512_set1_ps(old);
-            __m512 a = _mm512_setzero_ps(), b = a;
+            __m512 sum = _mm512_setzero_ps();
             for (int64_t i = 0; i < width; i += 32) {
-                const __m512 e = exp2(_mm512_fmsub_ps(_mm512_load_ps(&state.scores[r][i]), scale, shift));
-                const __m512 f = exp2(_mm512_fmsub_ps(_mm512_load_ps(&state.scores[r][i + 16]), scale, shift));
-                a = _mm512_add_ps(a, e), b = _mm512_add_ps(b, f);
-                const __m512bh rounded = _mm512_cvtne2ps_pbh(f, e);
-                std::memcpy(&state.weights[r][i], &rounded, sizeof rounded);
+                const __m512 a = _mm512_load_ps(&state.scores[r][i]), b = _mm512_load_ps(&state.scores[r][i + 16]);
+                sum = _mm512_add_ps(sum, exponentials(a, b, args.scale, old, &state.weights[r][i]));
             }
-            total += _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+            total += _mm512_reduce_add_ps(sum);
         }
     }
 };

@@ -16,7 +16,9 @@ struct Dot {
     static constexpr int64_t KEYS = 512, ROWS = 12, WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
     struct Task {};
 
-    static void score(const uint16_t *queries, const uint32_t *k, int64_t width, float *scores) {
+    // take(r, i, a, b) gets query r's products with keys i to i + 15 and i + 16 to i + 31.
+    template <class Take>
+    static void multiply(const uint16_t *queries, const uint32_t *k, int64_t width, Take take) {
         for (int64_t i = 0; i < width; i += 32, k += 32 * WORDS) {
             __m512 acc[ROWS][2];
             for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
@@ -29,9 +31,30 @@ struct Dot {
                     acc[r][1] = _mm512_dpbf16_ps(acc[r][1], b, x);
                 }
             }
-            for (int r = 0; r < ROWS; r++)
-                for (int c = 0; c < 2; c++) _mm512_store_ps(scores + r * KEYS + i + 16 * c, acc[r][c]);
+#pragma GCC unroll 12
+            for (int r = 0; r < ROWS; r++) take(r, i, acc[r][0], acc[r][1]);
         }
+    }
+
+    static void score(const uint16_t *queries, const uint32_t *k, int64_t width, float *scores) {
+        multiply(queries, k, width, [=](int r, int64_t i, __m512 a, __m512 b) {
+            _mm512_store_ps(scores + r * KEYS + i, a);
+            _mm512_store_ps(scores + r * KEYS + i + 16, b);
+        });
+    }
+
+    static bool weigh(const uint16_t *queries, const uint32_t *k, int64_t width, float scale, const float *shift,
+                      uint16_t *weights, float *sums) {
+        __m512 parts[ROWS];
+        for (int r = 0; r < ROWS; r++) parts[r] = _mm512_setzero_ps();
+        multiply(queries, k, width, [&](int r, int64_t i, __m512 a, __m512 b) {
+            parts[r] = _mm512_add_ps(parts[r], exponentials(a, b, scale, shift[r], weights + r * KEYS + i));
+        });
+        float added[ROWS];
+        bool near = true;
+        for (int r = 0; r < ROWS; r++) added[r] = _mm512_reduce_add_ps(parts[r]), near = near && added[r] < FAR;
+        for (int r = 0; r < ROWS && near; r++) sums[r] += added[r];
+        return near;
     }
 
     static void add_values(const uint16_t *weights, const uint32_t *v, int64_t width, float *out) {
