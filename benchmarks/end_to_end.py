@@ -3,7 +3,7 @@
     python benchmarks/end_to_end.py [--frames 2,4,10,20] [any other option of `quantvggt benchmark`]
 
 The same as `quantvggt benchmark --json` with more frames: rows go to stderr as they are done, the last line is JSON.
-Takes an hour or more on two cores, and 24 GB of memory; `--frames 2` ten minutes.
+Takes three hours on two cores, and 24 GB of memory; `--frames 2` a quarter of an hour.
 """
 
 import sys

@@ -1,5 +1,5 @@
-// The instructions on AMX's tiles that amx.cpp and amxbf16.cpp use. With EMULATE_AMX they are plain C++, so that a CPU without
-// them can test everything else.
+// The instructions on AMX's tiles that amx.cpp and amxbf16.cpp use. With EMULATE_AMX they are plain C++, so that a CPU
+// without them can test everything else.
 #pragma once
 #include <immintrin.h>
 

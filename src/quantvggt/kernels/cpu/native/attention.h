@@ -94,7 +94,8 @@ struct Attention {
             for (int c = 0; c < COLUMNS; c++) x[c] = _mm512_sub_ps(x[c], mean), squares[c] = _mm512_mul_ps(x[c], x[c]);
             const __m512 scale = _mm512_set1_ps(1 / std::sqrt(sum(squares) / D + args.eps));
             for (int c = 0; c < COLUMNS; c++)
-                x[c] = _mm512_fmadd_ps(_mm512_mul_ps(x[c], scale), _mm512_loadu_ps(weight + 16 * c), _mm512_loadu_ps(bias + 16 * c));
+                x[c] = _mm512_fmadd_ps(_mm512_mul_ps(x[c], scale), _mm512_loadu_ps(weight + 16 * c),
+                                       _mm512_loadu_ps(bias + 16 * c));
         }
         if (args.cosine) rotate(x, token % args.frame_tokens * D);
         for (int c = 0; c < COLUMNS; c++) {
@@ -169,7 +170,8 @@ struct Attention {
         }
         const int64_t batch = head / args.heads;
         for (int64_t q = 0; q < count; q++) {
-            bfloat16 *out = static_cast<bfloat16 *>(args.out) + ((batch * args.n + first + q) * args.heads + head % args.heads) * D;
+            const int64_t row = (batch * args.n + first + q) * args.heads + head % args.heads;
+            bfloat16 *out = static_cast<bfloat16 *>(args.out) + row * D;
             const float factor = 1 / state.sum[q];
             for (int i = 0; i < D; i++) narrow(state.out[q][i] * factor, out[i]);
         }

@@ -1,5 +1,6 @@
-// rotate_quantize for vectors of LANES floats. LayerNorm rounds as layer_norm in reference.py does. The rotation's additions are those of core/rotation.py, in its
-// order: H_m first, then butterflies from the shortest stride to the longest, then the factor.
+// rotate_quantize for vectors of LANES floats. LayerNorm rounds as layer_norm in reference.py does. The rotation's
+// additions are those of core/rotation.py, in its order: H_m first, then butterflies from the shortest stride to the
+// longest, then the factor.
 #pragma once
 #include <cmath>
 #include <cstring>
