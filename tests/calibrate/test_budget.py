@@ -11,6 +11,7 @@ from torch import Tensor
 import quantvggt as qv
 from quantvggt.calibrate import sensitivity
 from quantvggt.calibrate.budget import group_of
+from quantvggt.calibrate.journal import LOSSES
 from quantvggt.calibrate.sensitivity import measure_losses, task_loss
 from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.core.errors import InputError
@@ -134,6 +135,9 @@ def test_losses_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert measure("a", tmp_path) == whole
         assert len(measured) == left
     assert measure("b", tmp_path) == measure("b", None) != whole
+    for broken in ("", "[]", "{}"):
+        (tmp_path / LOSSES).write_text(broken)
+        assert measure("a", tmp_path) == whole
 
 
 def test_losses_are_those_of_the_model_with_only_this_group_rounded() -> None:

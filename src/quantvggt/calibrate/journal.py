@@ -74,9 +74,9 @@ class Journal:
         """Those measured so far, by group."""
         try:
             kept = json.loads((self.folder / LOSSES).read_text())
-        except (OSError, ValueError):
+            return dict(kept["losses"]) if kept["task"] == self.task else {}
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
-        return dict(kept["losses"]) if kept["task"] == self.task else {}
 
     def write_losses(self, losses: Mapping[str, float]) -> None:
         """Keep them."""
