@@ -198,3 +198,13 @@ def test_refuses_what_cannot_be_meant() -> None:
         small(10**6, rest="w8a8")
     with pytest.raises(InputError, match="leave -static out of w4a4-static"):
         small(10**6, scheme="w4a4-static")
+
+
+def test_refuses_a_model_that_cannot_be_quantized_before_it_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = small(None)
+    mixed = tiny_model()
+    mixed.aggregator.products = torch.bfloat16
+    monkeypatch.setattr(VGGT, "forward", lambda *_: pytest.fail("the model was run"))
+    for model, words in (done, "quantized already"), (mixed, 'load it without dtype="mixed"'):
+        with pytest.raises(InputError, match=words):
+            small(10**9, model=model)

@@ -18,7 +18,7 @@ from torch import nn
 
 from quantvggt.calibrate.methods import Method
 from quantvggt.calibrate.methods.base import BlockTask
-from quantvggt.calibrate.pipeline import record_of, resolve_schemes
+from quantvggt.calibrate.pipeline import record_of, require_float, resolve_schemes
 from quantvggt.calibrate.sensitivity import measure_losses
 from quantvggt.calibrate.stream import Place, Stream, camera_places, dino_places, places
 from quantvggt.core.errors import InputError
@@ -100,8 +100,10 @@ def choose(
     scheme: the trunk's at 4 bits or fewer; its activations keep its width, or that of the weights if that is more.
     Other layers have 8-bit activations, convolutions float ones. size_of: exact size of the checkpoint of a model on
     the meta device, given the type of its floats. journal: a folder that keeps each loss that was measured.
-    Raises InputError if the smallest possible checkpoint is larger, there is no clip, or the scheme is static.
+    Raises InputError if the smallest possible checkpoint is larger, there is no clip, the scheme is static, or the
+    model can't be quantized.
     """
+    require_float(model)
     if scheme.static:
         raise InputError(f"a budget needs activation ranges found at run time; leave -static out of {scheme.name}")
     if not clips:

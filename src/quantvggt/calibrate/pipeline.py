@@ -62,13 +62,7 @@ def quantize(
     quantized already.
     """
     scheme, solver = Scheme.parse(scheme), make_method(method, settings, seed)
-    if model.quantization is not None:
-        raise InputError(
-            f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
-            "start from the full-precision model"
-        )
-    if model.aggregator.products is not None:
-        raise InputError('a model in mixed precision is for inference; load it without dtype="mixed" to quantize it')
+    require_float(model)
     schemes = resolve_schemes(model, scheme, None if rest is None else Scheme.parse(rest), site_schemes or {}, solver)
     needs_clips = solver.needs_calibration or any(each.static for each in schemes.values())
     if needs_clips and not clips:
@@ -84,6 +78,17 @@ def quantize(
     _round_to_float16(quantized)
     quantized.quantization = record_of(scheme, solver, clips, choice)
     return quantized
+
+
+def require_float(model: VGGT) -> None:
+    """Raises InputError if `model` can't be quantized: it is already, or computes in mixed precision."""
+    if model.quantization is not None:
+        raise InputError(
+            f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
+            "start from the full-precision model"
+        )
+    if model.aggregator.products is not None:
+        raise InputError('a model in mixed precision is for inference; load it without dtype="mixed" to quantize it')
 
 
 def record_of(
