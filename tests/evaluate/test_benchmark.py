@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 import quantvggt as qv
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.benchmark import run
+from quantvggt.evaluate.benchmark import turns as turns_on_disk
 from quantvggt.evaluate.benchmark.run import Setting, Side, benchmark, format_row
 from tiny import CONFIG
 
@@ -112,6 +114,69 @@ def test_no_two_sides_are_alive_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert events == 3 * [*ours, *(event.replace("x", "float-compiled") for event in theirs)]
     assert (row["latency_s"], row["baseline_latency_s"]) == (3 + 8, 7 + 8)
     assert row["peak_bytes"] == 3 + 16
+
+
+class Interrupted:
+    """In place of a process: answers with the number of turns so far, until `most` of them."""
+
+    turns: ClassVar[list[str]] = []
+    most = 99
+    reason = None
+
+    def __init__(self, side: Side, setting: Setting) -> None:
+        self.name = side.name
+
+    def run(self, frames: int) -> dict[str, float]:
+        if frames == run.WARM_UP:
+            return {}
+        if len(self.turns) == self.most:
+            raise KeyboardInterrupt
+        self.turns.append(self.name)
+        return {"seconds": len(self.turns), "peak_bytes": len(self.turns)}
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_interrupted_benchmark_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, sizes = tmp_path / "new" / "turns.json", {"w4a4": 1}
+
+    def rows(most: int, threads: int = 2) -> tuple[list[dict[str, Any]], list[str]]:
+        monkeypatch.setattr(run, "Process", Interrupted)
+        monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, sizes["w4a4"])], {}, 1))
+        Interrupted.most = most
+        Interrupted.turns.clear()
+        setting = Setting([5, 6], 14, 14, repeats=3, threads=threads)
+        made = list(benchmark(None, ["w4a4"], ["float"], setting, progress=False, journal=journal))
+        return made, list(Interrupted.turns)
+
+    with pytest.raises(KeyboardInterrupt):
+        rows(3)
+    assert [path.name for path in journal.parent.iterdir()] == ["turns.json"]
+    (first, second), turns = rows(99)
+    assert turns == ["float", "w4a4", "float", *3 * ["w4a4", "float"]]
+    # w4a4's three turns at 5 frames were the 1st and 3rd before, and the 2nd after, the interruption; and so on.
+    assert (first["latency_s"], first["baseline_latency_s"], first["peak_bytes"]) == (2, 2, 3)
+    assert (second["latency_s"], second["baseline_latency_s"], second["peak_bytes"]) == (6, 7, 8)
+    assert not any(journal.parent.iterdir())
+
+    for change in ({"threads": 1}, {"size": 2}, {"code": "another"}):
+        with pytest.raises(KeyboardInterrupt):
+            rows(3)
+        with monkeypatch.context() as changed:
+            changed.setitem(sizes, "w4a4", change.get("size", 1))
+            if "code" in change:
+                changed.setattr(turns_on_disk, "_code", lambda: "another")
+            assert len(rows(99, change.get("threads", 2))[1]) == 12
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"task": "x", "turns": [{}]}', '{"task": "x", "turns": [1]}'])
+def test_a_journal_is_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, 1)], {}, 1))
+    (tmp_path / "notes").write_text(content)
+    with pytest.raises(InputError, match="notes does not hold an interrupted benchmark; name another file"):
+        list(benchmark(None, ["w4a4"], ["float"], SETTING, progress=False, journal=tmp_path / "notes"))
+    assert (tmp_path / "notes").read_text() == content
 
 
 def test_autocast_needs_more_than_float32() -> None:

@@ -21,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "torchao (its int8 dynamic quantization), float-compiled, torchao-compiled (default %(default)s)",
     )
     parser.add_argument("--repeats", type=int, default=3, help="medians are of so many runs (default %(default)s)")
+    parser.add_argument(
+        "--journal",
+        help="a file that keeps finished runs, so that the same command goes on after an interruption; gone at the end",
+    )
     parser.add_argument("--threads", type=int, help="default: PyTorch's own")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda")
 
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     say(", ".join(f"{key} {value}" for key, value in head.items()))
     say("making the quantized checkpoints (VGGT-1B: a minute or two)")
     rows: list[dict[str, Any]] = []
-    for row in benchmark(args.model, _words(args.schemes), _words(args.baseline), setting):
+    for row in benchmark(args.model, _words(args.schemes), _words(args.baseline), setting, journal=args.journal):
         if not rows:
             say(HEAD)
         rows.append(row)

@@ -1,6 +1,7 @@
 """Latency and peak memory of quantized models against baselines, all sides taking turns in one run."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.evaluate.benchmark.published import FRAMES_PER_CHUNK
 from quantvggt.evaluate.benchmark.sides import BASELINES, BYTES_PER_WEIGHT
+from quantvggt.evaluate.benchmark.turns import Turns
 from quantvggt.evaluate.memory import available_bytes
+from quantvggt.evaluate.report import processor
 from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.seeded import seeded_model
 
@@ -95,7 +98,12 @@ class Process:
 
 
 def benchmark(
-    model: str | None, schemes: Sequence[str], baselines: Sequence[str], setting: Setting, progress: bool = True
+    model: str | None,
+    schemes: Sequence[str],
+    baselines: Sequence[str],
+    setting: Setting,
+    progress: bool = True,
+    journal: str | os.PathLike[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows as they are done, one per scheme, baseline and number of frames; docs/cli.md says what is in them.
 
@@ -103,15 +111,29 @@ def benchmark(
     seeded weights. Float models are quantized as a whole, by rounding to nearest, which changes neither speed nor size;
     baselines of a quantized one are of its size with seeded weights. Sides take turns, so that noise meets all alike;
     each turn is a new process, warmed up, so that no side holds memory while another runs.
-    Raises InputError on unknown names or a model that can't be read.
+    journal: a file that keeps finished turns, so that the same call on the same machine goes on after an interruption;
+    it is removed at the end.
+    Raises InputError on unknown names, a model that can't be read, or a journal that is something else.
     """
     if unknown := [name for name in baselines if name not in BASELINES]:
         raise InputError(f"no baseline called {unknown[0]!r}; choose from {', '.join(BASELINES)}")
     with tempfile.TemporaryDirectory(prefix="quantvggt-benchmark-") as folder:
         quantized, source, weights = _prepare(model, schemes, Path(folder))
         others = [Side(name, source, weights * BYTES_PER_WEIGHT.get(name, 2)) for name in baselines]
+        turns = Turns(journal, _task(model, [*quantized, *others], setting))
         for frames in setting.frames:
-            yield from _compare(quantized, others, frames, setting, progress)
+            yield from _compare(quantized, others, frames, setting, turns, progress)
+        turns.discard()
+
+
+def _task(model: str | None, sides: Sequence[Side], setting: Setting) -> dict[str, Any]:
+    """What a turn's time and memory depend on, besides the side and the number of frames."""
+    return {
+        "model": model if model is None else str(Path(model).expanduser().absolute()),
+        "sizes": {side.name: side.bytes for side in sides},
+        "image": [setting.height, setting.width],
+        "device": [setting.device, setting.threads or torch.get_num_threads(), processor(), torch.__version__],
+    }
 
 
 def _prepare(model: str | None, schemes: Sequence[str], folder: Path) -> tuple[list[Side], str | dict[str, Any], int]:
@@ -140,7 +162,7 @@ def _bytes(model: VGGT) -> int:
 
 
 def _compare(
-    quantized: Sequence[Side], baselines: Sequence[Side], frames: int, setting: Setting, progress: bool
+    quantized: Sequence[Side], baselines: Sequence[Side], frames: int, setting: Setting, turns: Turns, progress: bool
 ) -> Iterator[dict[str, Any]]:
     """The rows of one number of frames."""
     sides = [*quantized, *baselines]
@@ -149,21 +171,20 @@ def _compare(
         if free is not None and side.needs(frames, setting) > free:
             needs = side.needs(frames, setting)
             reasons[side.name] = f"needs about {needs / 1e9:.0f} GB, {free / 1e9:.0f} GB are free here"
-    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-    peaks = dict.fromkeys(seconds, 0)
     with tqdm(total=len(sides) * setting.repeats, unit="run", disable=not progress) as bar:
-        for _ in range(setting.repeats):
+        for index in range(setting.repeats):
             for side in sides:
                 bar.set_description(f"{frames} frames, {side.name}")
-                if side.name not in reasons:
+                if side.name not in reasons and len(turns.of(side.name, frames)) <= index:
                     answer = _turn(side, frames, setting)
                     if isinstance(answer, str):
                         reasons[side.name] = answer
                     else:
-                        seconds[side.name].append(answer["seconds"])
-                        peaks[side.name] = max(peaks[side.name], answer["peak_bytes"])
+                        turns.add(side.name, frames, answer)
                 bar.update()
-    medians = {name: statistics.median(values) for name, values in seconds.items() if values}
+    finished = {side.name: found for side in sides if (found := turns.of(side.name, frames))}
+    medians = {name: statistics.median(turn["seconds"] for turn in found) for name, found in finished.items()}
+    peaks = {name: max(turn["peak_bytes"] for turn in found) for name, found in finished.items()}
     for side in quantized:
         for baseline in baselines:
             yield _row(side.name, baseline.name, frames, setting, medians, peaks, reasons)
@@ -189,6 +210,7 @@ def _row(
     reasons: Mapping[str, str],
 ) -> dict[str, Any]:
     ours, theirs = medians.get(scheme), medians.get(baseline)
+    peak, baseline_peak = peaks.get(scheme), peaks.get(baseline)
     return {
         "scheme": scheme,
         "device": setting.device,
@@ -199,9 +221,9 @@ def _row(
         "latency_s": ours,
         "baseline_latency_s": theirs,
         "speedup": theirs / ours if ours and theirs else None,
-        "peak_bytes": peaks[scheme] or None,
-        "baseline_peak_bytes": peaks[baseline] or None,
-        "memory_ratio": peaks[baseline] / peaks[scheme] if peaks[baseline] and peaks[scheme] else None,
+        "peak_bytes": peak,
+        "baseline_peak_bytes": baseline_peak,
+        "memory_ratio": baseline_peak / peak if peak and baseline_peak else None,
         "reason": reasons.get(scheme) or reasons.get(baseline),
     }
 
