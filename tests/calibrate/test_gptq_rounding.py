@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quantvggt.calibrate.gptq_rounding import absmax_scale, gptq_round, mse_scale
 from quantvggt.core.affine import dequantize, quantize_rows
+from quantvggt.core.chunks import cached_rows
 
 
 def problem(n: int, k: int, tokens: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -105,3 +106,9 @@ def test_the_searched_scale_is_the_best_of_the_grid() -> None:
         grid = [full * p / 100 for p in range(100, 20, -1)]
         assert loss(row, float(found[row])) == pytest.approx(min(loss(row, s) for s in grid), rel=1e-5)
     assert dequantize(torch.ones(5, 1), found).shape == (5, 1)
+
+
+def test_scales_of_many_rows_are_searched_part_by_part() -> None:
+    weight = torch.randn(2000, 300, generator=torch.Generator().manual_seed(1))
+    assert cached_rows(weight) < 1000
+    torch.testing.assert_close(mse_scale(weight, 3), torch.cat([mse_scale(row[None], 3) for row in weight]))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from quantvggt.calibrate.methods import Method
 from quantvggt.calibrate.methods.base import BlockTask
@@ -110,7 +111,7 @@ def choose(
         raise InputError("a budget needs a few calibration clips to measure what each layer is worth")
     schemes = {bits: candidates(model, scheme, method, bits) for bits in (LOW, HIGH)}
     record = record_of(scheme, method, clips if method.needs_calibration else ())
-    sketch = _Sketch(model, method, schemes, budget, size_of, record)
+    sketch = _Sketch(model, method, schemes, budget, size_of, record, progress)
     sketch.require_room()  # before the passes through the model, and after, when the record has their results too
     low = {group: {site: schemes[LOW][site] for site in sites} for group, sites in sketch.groups.items()}
     losses = measure_losses(model, low, clips, progress, journal)
@@ -143,6 +144,7 @@ class _Sketch:
         budget: int,
         size_of: SizeOf,
         record: Quantization,
+        progress: bool,
     ) -> None:
         self.budget, self.size_of, self.record, self.schemes = budget, size_of, record, schemes
         with torch.device("meta"):
@@ -155,7 +157,7 @@ class _Sketch:
         empty = all_sites(self.model)
         self.layers: dict[tuple[int, str], QuantWeight] = {}
         for bits, own in schemes.items():
-            optional = optional_tensors(model, method, own)
+            optional = optional_tensors(model, method, own, progress)
             for site, scheme in own.items():
                 self.layers[bits, site] = _empty_layer(empty[site], scheme, optional.get(_part(site), {}))
         self.losses = dict.fromkeys(self.groups, 0.0)
@@ -214,13 +216,13 @@ class _Sketch:
         return lowered
 
 
-def optional_tensors(model: VGGT, method: Method, schemes: Mapping[str, Scheme]) -> dict[str, Optional]:
+def optional_tensors(model: VGGT, method: Method, schemes: Mapping[str, Scheme], progress: bool) -> dict[str, Optional]:
     """{site with 0 for its block's index: shapes of the optional tensors that `method` gives it}.
 
     Found by solving the first block of each kind on a few random tokens: blocks of a kind are alike.
     """
     shapes: dict[str, Optional] = {}
-    for place, special in _first_places(model):
+    for place, special in tqdm(_first_places(model), "sizes", unit="block", leave=False, disable=not progress):
         own = {layer: schemes[f"{place.name}.{layer}"] for layer in LAYERS}
         block = copy.deepcopy(model.get_submodule(place.name))
         width = block.get_parameter("norm1.weight").shape[0]

@@ -10,7 +10,8 @@ channel j, rounded after all i > j, aims at W_j - sum_{i > j} E_i N_ij.
 import torch
 from torch import Tensor
 
-from quantvggt.core.affine import dequantize, qmax
+from quantvggt.core.affine import qmax
+from quantvggt.core.chunks import cached_rows
 
 BLOCK = 128  # channels between two matrix products
 
@@ -86,11 +87,19 @@ def mse_scale(
 
     GPTQ's and QuaRot's weight quantizers search like this; the defaults are theirs.
     """
-    weight, full = weight.float(), absmax_scale(weight, bits)
+    weight = weight.float()
+    parts = weight.split(cached_rows(weight))
+    return torch.cat([_search_scale(part, bits, steps, smallest, norm, importance) for part in parts])
+
+
+def _search_scale(
+    weight: Tensor, bits: int, steps: int, smallest: float, norm: float, importance: Tensor | None
+) -> Tensor:
+    full, top = absmax_scale(weight, bits), qmax(bits)
     best, least = full, torch.full_like(full, torch.inf)
     for i in range(round(steps * (1 - smallest))):
         scale = full * (1 - i / steps)
-        error = dequantize(nearest_round(weight, bits, scale), scale).sub_(weight).abs_().pow_(norm)
+        error = (weight / scale).round_().clamp_(-top - 1, top).mul_(scale).sub_(weight).abs_().pow_(norm)
         loss = error.sum(1, keepdim=True) if importance is None else error @ importance[:, None]
         best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
     return best

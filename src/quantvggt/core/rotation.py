@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantvggt.core.chunks import cached_rows
 from quantvggt.core.errors import InputError
-
-_CACHED_NUMBERS = 1 << 18  # rows transformed together on a CPU: 1 MB of float32, which stays in its cache
 
 
 def random_signs(dim: int, seed: int) -> Tensor:
@@ -84,8 +83,7 @@ class _Transform(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, transpose: bool) -> Tensor:
         ctx.transpose = transpose
-        count, d = rows.shape
-        step = max(1, _CACHED_NUMBERS // d) if rows.device.type == "cpu" else max(1, count)
+        d, step = rows.shape[1], cached_rows(rows)
         out = torch.empty_like(rows)
         for chunk, result in zip(rows.split(step), out.split(step), strict=True):
             # Transposed, every butterfly works on long contiguous runs, whatever its stride.

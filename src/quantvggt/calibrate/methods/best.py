@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from quantvggt.calibrate.gptq_rounding import gptq_round, mse_scale
 from quantvggt.calibrate.methods.base import BlockTask, Method
-from quantvggt.core.affine import dequantize
+from quantvggt.core.affine import dequantize, quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
 from quantvggt.core.scheme import ASYMMETRIC_BITS, WEIGHT_BITS, Scheme
@@ -126,10 +126,10 @@ class Best(Method):
         for layer, scheme in task.schemes.items():
             linear = task.linear(layer)
             transform = self.transform(task.site(layer), linear, moments[layer])
-            nearest = QuantLinear.from_float(linear, scheme, transform)
-            hessian = Hessian(nearest)
-            task.observe(block, {layer: in_frames(hessian.observe)})
             weight = transform.apply_to_weight(linear.weight.detach())
+            nearest = quantize_weight(weight, scheme.weight_bits)
+            hessian = Hessian(QuantLinear.from_float(linear, scheme, transform, rounded=nearest))
+            task.observe(block, {layer: in_frames(hessian.observe)})
             scale = mse_scale(weight, scheme.weight_bits, norm=2.0, importance=hessian.value.diagonal().float())
             rounded = gptq_round(weight, hessian.value, scheme.weight_bits, scale, damping=self.damping, act_order=True)
             layers[layer] = QuantLinear.from_float(linear, scheme, transform, rounded=rounded)
