@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import quantvggt
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 
@@ -57,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _code() -> str:
     """A digest of this package's sources: what they compute in which time is measured."""
-    digest, root = hashlib.sha256(), Path(quantvggt.__file__).parent
+    digest, root = hashlib.sha256(), Path(__file__).parents[2]
     for file in sorted(file for file in root.rglob("*") if file.suffix in (".py", ".cpp", ".h")):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
