@@ -1,8 +1,10 @@
 """A budget: the file fits, exactly counted, and the bytes go where the answers need them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,13 @@ import quantvggt as qv
 from quantvggt.calibrate import sensitivity
 from quantvggt.calibrate.budget import group_of
 from quantvggt.calibrate.journal import LOSSES
+from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.sensitivity import measure_losses, task_loss
 from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models import VGGT
+from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models.layers import Block
 from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.sites import LAYERS, all_sites
 from tiny import CONFIG, tiny_clip, tiny_model
@@ -157,6 +161,44 @@ def test_losses_are_those_of_the_model_with_only_this_group_rounded() -> None:
     assert losses["one"] == pytest.approx(task_loss(answers, expected), rel=1e-5)
     assert torch.equal(answers["depth"], expected["depth"])
     assert losses["one"] > 0
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(DINO, heads=("camera", "depth"))])
+def test_losses_are_those_of_whole_passes(config: VGGTConfig) -> None:
+    def whole_pass(model: VGGT) -> dict[str, Tensor]:
+        return {**model(clip.images, dense_frames=1), "size": torch.tensor([70, 70])}
+
+    model, clip, w2a8 = tiny_model(config), tiny_clip("a", 2), Scheme.parse("w2a8")
+    # The last layer of each group, and one of every block of the trunk.
+    sites = {group_of(site): site for site in all_sites(model)}
+    sites |= {site: site for site in all_sites(model) if re.fullmatch(r"aggregator\.\w+_blocks.*attn\.proj", site)}
+    groups = {name: {site: rest_scheme(w2a8, model.get_submodule(site))} for name, site in sites.items()}
+    losses = measure_losses(model, groups, [clip], progress=False)
+    with torch.inference_mode():
+        expected = whole_pass(model)
+        for name, schemes in groups.items():
+            changed = tiny_model(config)
+            for site, scheme in schemes.items():
+                changed.set_submodule(site, round_layer(model.get_submodule(site), scheme, search=False))
+            # Not to the last bit: the matrix library sums in another order where memory is aligned differently.
+            assert losses[name] == pytest.approx(task_loss(whole_pass(changed), expected), rel=1e-3), name
+    assert min(losses.values()) > 1e-4
+
+
+def test_blocks_in_front_of_a_group_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def counted(self: Block, *args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(self, *args)
+
+    forward = Block.forward
+    monkeypatch.setattr(Block, "forward", counted)
+    model = tiny_model(replace(CONFIG, heads=("depth",)))
+    w8 = Scheme.parse("w8a8")
+    measure_losses(model, {"last": {"aggregator.global_blocks.1.mlp.fc2": w8}}, [tiny_clip("a", 2)], progress=False)
+    assert calls == 4 + 1
 
 
 def test_the_task_loss_has_no_unit() -> None:
