@@ -29,15 +29,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from quantvggt.core.machine import processor
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
-from quantvggt.evaluate.report import processor
 from quantvggt.kernels import reference, registry
 from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.paths import CpuPath
 from quantvggt.kernels.ops import attention, int_linear, rotate_quantize
-from quantvggt.models.linear import NUM_SPECIAL
-from quantvggt.models.rope import rope_tables
+from quantvggt.nn.quant_linear import NUM_SPECIAL
+from quantvggt.nn.rope import rope_tables
 
 SHAPES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}
 FRAME_TOKENS = 1041  # of 518x392, 28 x 37 patches

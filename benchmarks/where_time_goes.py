@@ -18,9 +18,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import quantvggt as qv
+from quantvggt.bench.sides import open_side
+from quantvggt.core.machine import processor
 from quantvggt.core.scheme import Scheme
-from quantvggt.evaluate.benchmark.sides import open_side
-from quantvggt.evaluate.report import processor
 from quantvggt.models import VGGTConfig
 from quantvggt.models.seeded import seeded_model
 

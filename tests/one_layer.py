@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.stream import Place, Stream
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
-from quantvggt.models.rope import RopeTables
+from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.rope import RopeTables
 
 K = 48
 

@@ -8,7 +8,7 @@ from quantvggt.calibrate.methods import make_method
 from quantvggt.calibrate.methods.base import SiteMethod
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 K, N, BITS = 48, 24, 3
 

@@ -14,8 +14,8 @@ from quantvggt.core.affine import dequantize
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import NUM_SPECIAL, QuantLinear, mark_frames
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear, mark_frames
 from tiny import tiny_clip, tiny_model
 
 TOKENS = 20

@@ -12,7 +12,7 @@ from quantvggt.calibrate.methods.brecq import BRECQ
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.affine import quantize_rows
 from quantvggt.core.errors import InputError
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 from tiny import tiny_clip, tiny_model
 
 

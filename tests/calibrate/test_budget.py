@@ -20,9 +20,9 @@ from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT, VGGTConfig
-from quantvggt.models.layers import Block
-from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.sites import LAYERS, all_sites
+from quantvggt.nn.block import Block
+from quantvggt.nn.quant_weight import QuantWeight
 from tiny import CONFIG, tiny_clip, tiny_model
 
 DINO = replace(

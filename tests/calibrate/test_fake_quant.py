@@ -9,7 +9,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import NUM_SPECIAL, mark_frames
+from quantvggt.nn.quant_linear import NUM_SPECIAL, mark_frames
 
 K, N, TOKENS = 32, 24, 9
 SCHEMES = (

@@ -14,8 +14,8 @@ from quantvggt.calibrate.methods.gptq import GPTQSolver
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 from tiny import tiny_clip, tiny_model
 
 K, N = 64, 24

@@ -16,7 +16,7 @@ from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models import VGGT
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 from tiny import tiny_clip, tiny_model
 
 BLOCKS = ["frame_blocks.0", "global_blocks.0", "frame_blocks.1", "global_blocks.1"]

@@ -10,8 +10,8 @@ from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.stream import Stream, places
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import LAYERS
+from quantvggt.nn.quant_linear import QuantLinear
 from tiny import tiny_clip, tiny_model
 
 

@@ -10,8 +10,8 @@ from safetensors import safe_open
 import quantvggt as qv
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.errors import InputError
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.scenes.clip import Clip
 from tiny import tiny_clip, tiny_model
 

@@ -14,7 +14,7 @@ from quantvggt.calibrate.stream import Stream
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 from tiny import tiny_clip, tiny_model
 
 

@@ -9,7 +9,7 @@ from quantvggt.calibrate.methods import make_method
 from quantvggt.calibrate.methods.base import SiteMethod
 from quantvggt.calibrate.methods.repqvit import percentile_scale
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 K, N = 48, 20
 

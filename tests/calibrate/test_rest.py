@@ -11,10 +11,10 @@ import quantvggt as qv
 from quantvggt.calibrate.stream import Stream, camera_places, dino_places
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT
-from quantvggt.models.conv import QuantConv2d
-from quantvggt.models.linear import QuantLinear
-from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.sites import all_sites, quantizable_sites, rest_sites
+from quantvggt.nn.quant_conv import QuantConv2d
+from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.quant_weight import QuantWeight
 from tiny import CONFIG, tiny_clip, tiny_model
 
 CLIPS = [tiny_clip("a"), tiny_clip("b")]

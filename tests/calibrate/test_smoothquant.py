@@ -7,7 +7,7 @@ from torch import nn
 from quantvggt.calibrate.methods import make_method
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 K, N = 48, 32
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.scenes.clip import Clip
 from tiny import tiny_clip, tiny_model
 
@@ -57,7 +57,7 @@ def test_all_else_is_as_with_dynamic_ranges() -> None:
 def test_sees_every_frame_also_where_an_mlp_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = [tiny_clip("a", 3)]
     whole = quantize(tiny_model(), "w4a4-static", "rtn", clips, progress=False).state_dict()
-    monkeypatch.setattr("quantvggt.models.layers.MLP_ROWS_PER_CHUNK", TOKENS + 1)
+    monkeypatch.setattr("quantvggt.nn.block.MLP_ROWS_PER_CHUNK", TOKENS + 1)
     parts = quantize(tiny_model(), "w4a4-static", "rtn", clips, progress=False).state_dict()
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5)

@@ -15,9 +15,9 @@ from quantvggt.core.rotation import random_signs
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models import VGGT, VGGTConfig
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 
 TINY = VGGTConfig(
     img_size=28,

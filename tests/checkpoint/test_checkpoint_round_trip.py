@@ -14,8 +14,8 @@ from quantvggt.checkpoint.load import load
 from quantvggt.checkpoint.save import save
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 
 
 def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

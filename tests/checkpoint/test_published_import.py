@@ -21,8 +21,8 @@ from quantvggt.checkpoint.save import save
 from quantvggt.core.errors import InputError
 from quantvggt.kernels.ops import rotate_quantize
 from quantvggt.models import VGGT, VGGTConfig
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
 TIE = 1e-4  # in quantization steps

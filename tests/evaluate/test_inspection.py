@@ -5,8 +5,8 @@ import torch
 
 import quantvggt as qv
 from quantvggt.evaluate.inspection import format_sites, inspect_sites
-from quantvggt.models.conv import flat_weight
 from quantvggt.models.sites import all_sites, quantizable_sites
+from quantvggt.nn.quant_conv import flat_weight
 from tiny import tiny_clip, tiny_model
 
 

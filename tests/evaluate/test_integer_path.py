@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import quantvggt as qv
 from quantvggt.evaluate.run import evaluate
 from quantvggt.models import VGGT
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import all_sites
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.scenes.calibration import calibration_clips
 
 

@@ -8,7 +8,7 @@ from quantvggt.kernels import ops, reference, registry
 from quantvggt.kernels.cpu import attention as native
 from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.build import ATTENTION_PATHS
-from quantvggt.models.rope import rope_tables
+from quantvggt.nn.rope import rope_tables
 
 CPU = torch.device("cpu")
 

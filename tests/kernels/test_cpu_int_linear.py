@@ -9,7 +9,7 @@ from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels import reference, registry
 from quantvggt.kernels.ops import int_linear
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 # (M, K, N): one row, whole tiles and ragged ones, K below and beyond a chunk and no multiple of a step.
 SHAPES = [

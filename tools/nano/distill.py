@@ -7,7 +7,7 @@ from torch import Tensor
 from nano.geometry import pair_errors, rotation_of
 from nano.losses import ITERATION_DECAY
 from nano.massive import Massive
-from quantvggt.models.aggregator import NUM_SPECIAL
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 
 Outputs = dict[int, Tensor]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from quantvggt.models import VGGT
-from quantvggt.models.aggregator import NUM_SPECIAL
-from quantvggt.models.layers import Block
-from quantvggt.models.rope import rope_tables
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
+from quantvggt.nn.block import Block
+from quantvggt.nn.rope import rope_tables
 
 SHARES = (1.0, -0.7, 0.5)  # signs and sizes of the massive channels, relative to the largest
 THRESHOLD = 0.7  # share of the special tokens' sum over the massive channels below which a planted unit stays silent

@@ -25,12 +25,12 @@ from quantvggt.calibrate.stream import Place, Stream, camera_places, dino_places
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import FLOAT_BITS, Scheme
 from quantvggt.models import VGGT
-from quantvggt.models.conv import QuantConv2d
-from quantvggt.models.linear import NUM_SPECIAL, OPTIONAL_BUFFERS, QuantLinear
-from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.quantization import Quantization
-from quantvggt.models.rope import rope_tables
 from quantvggt.models.sites import LAYERS, all_sites
+from quantvggt.nn.quant_conv import QuantConv2d
+from quantvggt.nn.quant_linear import NUM_SPECIAL, OPTIONAL_BUFFERS, QuantLinear
+from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.nn.rope import rope_tables
 from quantvggt.scenes.clip import Clip
 
 LOW, HIGH = 4, 8

@@ -16,7 +16,7 @@ from quantvggt.core.affine import qmax, quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import ASYMMETRIC_BITS, Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import NUM_SPECIAL, QuantLinear
+from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear
 
 CLIP_LOGIT = 4.0  # sigmoid(4) = 0.982, where the published code starts
 SMALLEST = 1e-5

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from quantvggt.calibrate.stream import Stream, as_sequence, places
 from quantvggt.models import VGGT
-from quantvggt.models.heads.dpt import activate_depth, activate_points
-from quantvggt.models.linear import NUM_SPECIAL
 from quantvggt.models.pose import decode_pose
+from quantvggt.models.vggt.heads.dpt import activate_depth, activate_points
+from quantvggt.nn.quant_linear import NUM_SPECIAL
 from quantvggt.scenes.clip import Clip
 
 PROBES = 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from quantvggt.core.files import atomic_file
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
-from quantvggt.models.linear import OPTIONAL_BUFFERS, QuantLinear
+from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS, QuantLinear
 from quantvggt.scenes.clip import Clip
 
 PREFIX, SUFFIX, LOSSES = "unfinished-", ".safetensors", "unfinished-losses.json"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quantvggt.calibrate.fake_quant import FakeQuantLinear
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.stream import as_sequence
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 
 def fake_block(task: BlockTask, layers: Mapping[str, FakeQuantLinear]) -> nn.Module:

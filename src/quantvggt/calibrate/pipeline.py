@@ -21,9 +21,9 @@ from quantvggt.calibrate.stream import Place, Stream, camera_places, dino_places
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
-from quantvggt.models.linear import FLOAT32_BUFFERS
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import LAYERS, all_sites, quantizable_sites
+from quantvggt.nn.quant_linear import FLOAT32_BUFFERS
 from quantvggt.scenes.clip import Clip
 
 SiteSchemes = Mapping[str, str | Scheme]

@@ -6,15 +6,15 @@ from quantvggt.calibrate.gptq_rounding import mse_scale, nearest_round
 from quantvggt.core.affine import quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.conv import QuantConv2d, flat_weight
-from quantvggt.models.linear import QuantLinear
-from quantvggt.models.quant_weight import QuantWeight
+from quantvggt.nn.quant_conv import QuantConv2d, flat_weight
+from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.quant_weight import QuantWeight
 
 SEARCHED_BITS = 4  # wider ones gain nothing from another scale than the largest weight's
 
 
 def rest_scheme(scheme: Scheme, module: nn.Module) -> Scheme:
-    """What `scheme` means for a layer of a head: convolutions keep float activations, see `models.conv`.
+    """What `scheme` means for a layer of a head: convolutions keep float activations, see `nn.quant_conv`.
 
     Raises InputError if it depends on frames of tokens, which heads don't have.
     """

@@ -14,7 +14,7 @@ from quantvggt.calibrate.stream import dino_places, places
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
 from quantvggt.models.pose import decode_pose
-from quantvggt.models.vggt import MIN_TRACK_SIDE
+from quantvggt.models.vggt.model import MIN_TRACK_SIDE
 from quantvggt.scenes.clip import Clip
 
 FRAMES = 2  # of the calibration set's first clip

@@ -10,7 +10,7 @@ from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.core.affine import row_ranges
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 
 def with_static_ranges(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from quantvggt.models import VGGT
 from quantvggt.models.dino import DinoV2
-from quantvggt.models.linear import NUM_SPECIAL, mark_frames
-from quantvggt.models.rope import RopeTables, rope_tables
+from quantvggt.nn.quant_linear import NUM_SPECIAL, mark_frames
+from quantvggt.nn.rope import RopeTables, rope_tables
 from quantvggt.scenes.clip import Clip
 
 SMALL_BYTES = 2**30

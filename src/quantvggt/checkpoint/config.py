@@ -12,9 +12,9 @@ import torch
 from quantvggt.checkpoint.compressed_tensors import quantization_config
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.config import VGGTConfig
-from quantvggt.models.linear import OPTIONAL_BUFFERS
 from quantvggt.models.quantization import Quantization
+from quantvggt.models.vggt.config import VGGTConfig
+from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS
 
 FORMAT = "quantvggt"
 FORMAT_VERSION = 1
@@ -43,7 +43,7 @@ class SiteRecord:
     """One quantized linear layer.
 
     scheme: its own bit widths and granularity; shape: (out_features, in_features) of its weight;
-    optional: shapes of its tensors in `models.linear.OPTIONAL_BUFFERS`.
+    optional: shapes of its tensors in `nn.quant_linear.OPTIONAL_BUFFERS`.
     """
 
     scheme: Scheme

@@ -16,11 +16,11 @@ from quantvggt.checkpoint.validate import check_infos, check_values
 from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT, VGGTConfig, mixed
-from quantvggt.models.config import HEADS
-from quantvggt.models.conv import QuantConv2d
-from quantvggt.models.linear import QuantLinear
-from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.sites import all_sites
+from quantvggt.models.vggt.config import HEADS
+from quantvggt.nn.quant_conv import QuantConv2d
+from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.quant_weight import QuantWeight
 
 _OUR_REMEDY = "the files do not belong together or are damaged, fetch them again"
 _BARE_REMEDY = (

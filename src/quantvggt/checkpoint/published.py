@@ -18,9 +18,9 @@ from quantvggt.core.rotation import signs_from_matrix
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models import VGGT
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 
 METHOD = "dsfq-published"
 FILES = {

@@ -24,9 +24,9 @@ from quantvggt.checkpoint.weights import TensorInfo, safetensors_bytes, write_sa
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_folder
 from quantvggt.models import VGGT
-from quantvggt.models.linear import OPTIONAL_BUFFERS
-from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.sites import all_sites
+from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS
+from quantvggt.nn.quant_weight import QuantWeight
 
 _METADATA = {"format": "pt"}
 

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from quantvggt.evaluate.benchmark.run import HEAD, Setting, benchmark, format_row
-    from quantvggt.evaluate.report import processor
+    from quantvggt.bench.run import HEAD, Setting, benchmark, format_row
+    from quantvggt.core.machine import processor
     from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
 
     width, height = _numbers("--size", args.size, "x", 2)

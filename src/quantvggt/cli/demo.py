@@ -14,6 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from quantvggt.evaluate.demo import run_demo
+    from quantvggt.report.demo import run_demo
 
     return run_demo(args.output, scenes=args.scenes, calibration=args.calibration, seed=args.seed)

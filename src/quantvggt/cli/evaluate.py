@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_study(args: argparse.Namespace) -> dict[str, Any]:
-    from quantvggt.evaluate.study.run import Filters, run_study
+    from quantvggt.study.run import Filters, run_study
 
     filters = {name: _words(getattr(args, name)) for name in FILTERS}
     result = run_study(
@@ -66,7 +66,7 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.checkpoint.load import locate
     from quantvggt.core.errors import InputError
     from quantvggt.evaluate.run import predict, score
-    from quantvggt.evaluate.table import COLUMNS
+    from quantvggt.report.table import COLUMNS
     from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clips
 
     if args.scenes < 1 or args.frames < 2:

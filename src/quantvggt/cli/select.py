@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     say(f"{output}: {len(chosen)} of {len(pool)} clips ({passed} pass the filter) by {args.strategy} ({seconds:.0f} s)")
     page = None
     if folder is not None:
-        from quantvggt.evaluate.selection_page import selection_page
+        from quantvggt.report.selection_page import selection_page
 
         page = folder / PAGE_NAME
         with atomic_file(page) as temporary:

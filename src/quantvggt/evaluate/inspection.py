@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from quantvggt.calibrate.capture import observe_inputs
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT
-from quantvggt.models.conv import flat_weight
-from quantvggt.models.linear import NUM_SPECIAL, QuantLinear
-from quantvggt.models.quant_weight import QuantWeight
 from quantvggt.models.sites import all_sites, quantizable_sites
+from quantvggt.nn.quant_conv import flat_weight
+from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear
+from quantvggt.nn.quant_weight import QuantWeight
 from quantvggt.scenes.clip import Clip
 
 

@@ -117,7 +117,7 @@ def attention(
     """Multi-head self-attention from the joint projection: qkv [B, N, 3C] -> [B, N, C], heads side by side.
 
     Queries and keys go through LayerNorm (weights and biases [C / num_heads] and `eps`, or all None) and are turned by
-    the rotary tables `cosine` and `sine` float32 [P, C / num_heads] of one frame (`models.rope`), which serve each of
+    the rotary tables `cosine` and `sine` float32 [P, C / num_heads] of one frame (`nn.rope`), which serve each of
     the N / P frames; then softmax(q k^T / sqrt(C / num_heads)) v. In bfloat16 sums are float32 and each product's
     factors are rounded once; backends agree within that.
     Raises InputError if the shapes don't fit.

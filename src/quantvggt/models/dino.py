@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.models.config import DINO_BACKBONES
-from quantvggt.models.layers import Block, PatchEmbed
+from quantvggt.models.vggt.config import DINO_BACKBONES
+from quantvggt.nn.block import Block, PatchEmbed
 
 NUM_REGISTERS = 4
 

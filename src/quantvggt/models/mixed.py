@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
-from quantvggt.models.heads.dpt import DPTHead
-from quantvggt.models.vggt import VGGT
+from quantvggt.models.vggt.heads.dpt import DPTHead
+from quantvggt.models.vggt.model import VGGT
 
 PRODUCTS = torch.bfloat16
 

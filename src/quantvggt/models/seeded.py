@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from quantvggt.models.config import VGGTConfig
-from quantvggt.models.vggt import VGGT
+from quantvggt.models.vggt.config import VGGTConfig
+from quantvggt.models.vggt.model import VGGT
 
 
 def seeded_model(config: VGGTConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> VGGT:

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from quantvggt.models.quant_weight import QuantWeight
-from quantvggt.models.vggt import VGGT
+from quantvggt.models.vggt.model import VGGT
+from quantvggt.nn.quant_weight import QuantWeight
 
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 AFTER_NORM = ("attn.qkv", "mlp.fc1")  # those whose input a LayerNorm gives

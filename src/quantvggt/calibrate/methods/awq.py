@@ -22,7 +22,7 @@ from quantvggt.calibrate.methods.base import SiteMethod, SiteSolver
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 SHRINKS = 10  # ranges that are tried, 5% apart
 FLOOR = 1e-4  # of s before its division, as in the published code

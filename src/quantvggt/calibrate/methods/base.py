@@ -13,7 +13,7 @@ from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.stream import Place, Stream
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import VGGT
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.scenes.clip import Clip
 
 

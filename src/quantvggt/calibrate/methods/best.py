@@ -31,7 +31,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
 from quantvggt.core.scheme import ASYMMETRIC_BITS, WEIGHT_BITS, Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import NUM_SPECIAL, QuantLinear, mark_frames
+from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear, mark_frames
 
 FLOOR = 1e-5
 

@@ -30,7 +30,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models import VGGT
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.scenes.clip import Clip
 
 

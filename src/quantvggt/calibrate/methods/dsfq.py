@@ -19,7 +19,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs, rotate
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 FLOOR = 1e-5
 ORDERS = ("rotate-scale", "scale-rotate")

@@ -29,7 +29,7 @@ from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 FLOOR = 1e-5
 

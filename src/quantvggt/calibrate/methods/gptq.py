@@ -21,7 +21,7 @@ from quantvggt.calibrate.methods.sequential import SequentialMethod
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 
 class GPTQSolver(SiteSolver):

@@ -19,7 +19,7 @@ from quantvggt.calibrate.methods.adaround import AdaRound, change, input_clips, 
 from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.errors import InputError
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from quantvggt.calibrate.methods.base import SiteMethod, SiteSolver
 from quantvggt.core.affine import qmax
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.linear import QuantLinear
 from quantvggt.models.sites import AFTER_NORM
+from quantvggt.nn.quant_linear import QuantLinear
 
 PERCENTILES = (0.999, 0.9999, 0.99999)
 MOST_ROWS = 1 << 14  # tokens that the percentiles are taken of; the paper's 32 images have about 6300

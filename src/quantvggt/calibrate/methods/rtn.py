@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from quantvggt.calibrate.methods.base import BlockTask, Method
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 
 @dataclass(frozen=True)

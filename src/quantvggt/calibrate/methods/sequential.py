@@ -4,7 +4,7 @@ import copy
 from dataclasses import dataclass
 
 from quantvggt.calibrate.methods.base import BlockTask, SiteMethod
-from quantvggt.models.linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 
 @dataclass(frozen=True)

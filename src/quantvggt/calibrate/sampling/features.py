@@ -19,7 +19,7 @@ from tqdm import tqdm
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.models import VGGT
-from quantvggt.models.aggregator import NUM_SPECIAL
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.labels import label_of
 

@@ -1,0 +1,112 @@
+"""The transformer pieces that the aggregator, DINOv2 and the camera head share.
+
+Symbols: B batch, N tokens, C channels, h heads, d = C / h.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from quantvggt.kernels import ops, reference
+from quantvggt.nn.fused import LayerScale, linear_steps
+from quantvggt.nn.rope import RopeTables
+
+MLP_ROWS_PER_CHUNK = 8192
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear. Without gradients it runs in row chunks, so the hidden layer never exists whole.
+
+    `norm`, `gain` and `residual` are what stands around it in a block, see `linear_steps`.
+    """
+
+    frame_tokens: int | None = None
+    """Where it is known, chunks hold whole frames."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, out or dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm | None = None,
+        gain: LayerScale | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        if torch.is_grad_enabled() or x.shape[:-1].numel() <= MLP_ROWS_PER_CHUNK:
+            return self._chunk(x, norm, gain, residual)
+        rows = x.flatten(0, -2)
+        tokens = self.frame_tokens or 1
+        step = max(1, MLP_ROWS_PER_CHUNK // tokens) * tokens
+        parts = rows.split(step)
+        residuals = [None] * len(parts) if residual is None else residual.flatten(0, -2).split(step)
+        outputs = [self._chunk(part, norm, gain, beside) for part, beside in zip(parts, residuals, strict=True)]
+        return torch.cat(outputs).view(*x.shape[:-1], -1)
+
+    def _chunk(self, x: Tensor, norm: nn.LayerNorm | None, gain: LayerScale | None, residual: Tensor | None) -> Tensor:
+        hidden = linear_steps(self.fc1, x, norm, gelu=True)
+        return linear_steps(self.fc2, hidden, gain=gain, residual=residual)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with optional query/key LayerNorm and 2D rotary embedding.
+
+    `norm`, `gain` and `residual` are what stands around it in a block, see `linear_steps`.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: RopeTables | None = None,
+        norm: nn.LayerNorm | None = None,
+        gain: LayerScale | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        qkv = linear_steps(self.qkv, x, norm)
+        q_weight, q_bias, k_weight, k_bias, eps = None, None, None, None, 0.0
+        if isinstance(self.q_norm, nn.LayerNorm) and isinstance(self.k_norm, nn.LayerNorm):
+            q_weight, q_bias = self.q_norm.weight, self.q_norm.bias
+            k_weight, k_bias, eps = self.k_norm.weight, self.k_norm.bias, self.q_norm.eps
+        cosine, sine = rope or (None, None)
+        # The kernel has no gradient, and bfloat16 products: the reference is for training and for full precision.
+        fast = qkv.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        attend = ops.attention if fast else reference.attention
+        y = attend(qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine)
+        return linear_steps(self.proj, y, gain=gain, residual=residual)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x [B, N, C] -> [B, N, C]."""
+
+    def __init__(self, dim: int, num_heads: int, *, qk_norm: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, num_heads, qk_norm)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.ls2 = LayerScale(dim)
+
+    def forward(self, x: Tensor, rope: RopeTables | None = None) -> Tensor:
+        x = self.attn(x, rope, self.norm1, self.ls1, x)
+        return self.mlp(x, self.norm2, self.ls2, x)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches to tokens: [B, 3, H, W] -> [B, H/p * W/p, C], row by row."""
+
+    def __init__(self, patch_size: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)

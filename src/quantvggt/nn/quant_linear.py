@@ -1,0 +1,262 @@
+"""The quantized linear layer: integers and scales instead of a float weight."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantvggt.core.affine import quantize_ranges, quantize_weight, row_ranges
+from quantvggt.core.errors import InputError
+from quantvggt.core.rotation import inner_order
+from quantvggt.core.scheme import Scheme
+from quantvggt.core.transform import Transform
+from quantvggt.kernels.ops import int_linear, rotate_quantize
+from quantvggt.nn.quant_weight import QuantWeight
+
+NUM_SPECIAL = 5  # tokens before the patch tokens of each frame: one camera token, four registers
+
+# Optional tensors of a layer: attribute of `Transform` -> buffer name.
+TRANSFORM_BUFFERS = {
+    "shift": "input_shift",
+    "presmooth": "input_presmooth",
+    "left": "input_left",
+    "right": "input_right",
+    "signs": "rotation_signs",
+    "smooth": "input_smooth",
+}
+OPTIONAL_BUFFERS = (*TRANSFORM_BUFFERS.values(), "input_clip", "input_range")
+FLOAT32_BUFFERS = ("weight_scale", *(name for name in OPTIONAL_BUFFERS if name != "rotation_signs"))
+
+
+class QuantLinear(QuantWeight):
+    """y = X'' W''^T + b with X'' and W'' of `core.transform.Transform`, both in few bits.
+
+    Buffers beside those of `QuantWeight`, where they exist: the transform's `input_shift`, `input_presmooth`,
+    `input_smooth` float32 [K], `rotation_signs` int8 [K], `input_left` [a, a] and `input_right` [b, b] float32 with
+    a b = K; `input_clip` float32 [2], factors on each range's maximum and minimum; `input_range` float32 [R, 2], the
+    maxima and minima of static activations, R = 1 per tensor or a frame's tokens.
+    The output has the input's dtype, or autocast's where that is on.
+    """
+
+    FLOAT32 = FLOAT32_BUFFERS
+
+    input_clip: Tensor | None
+    input_range: Tensor | None
+    input_shift: Tensor | None
+    input_presmooth: Tensor | None
+    input_left: Tensor | None
+    rotation_signs: Tensor | None
+    input_smooth: Tensor | None
+
+    frame_tokens: int | None = None
+    """How many tokens a frame has, its special tokens first; whoever runs the model says so (see `mark_frames`)."""
+
+    @classmethod
+    def empty(
+        cls,
+        in_features: int,
+        out_features: int,
+        scheme: Scheme,
+        optional: dict[str, tuple[int, ...]],
+        bias: bool = True,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "QuantLinear":
+        """A layer with buffers of the right shapes and no values yet.
+
+        optional: name in OPTIONAL_BUFFERS -> shape. dtype is the bias's.
+        Raises InputError if a shape doesn't fit, or the scheme has no use for a clip or needs a range.
+        """
+        _check_optional(in_features, scheme, optional)
+        module = cls(in_features, out_features, scheme)
+
+        module._add_weight(device)
+        for name in OPTIONAL_BUFFERS:
+            kind = torch.int8 if name == "rotation_signs" else torch.float32
+            module._add(name, optional.get(name), kind, device)
+        module._add("bias", (out_features,) if bias else None, dtype, device)
+        return module
+
+    @classmethod
+    def from_float(
+        cls,
+        linear: nn.Linear,
+        scheme: Scheme,
+        transform: Transform | None = None,
+        weight_clip: Tensor | None = None,
+        input_clip: Tensor | None = None,
+        input_range: Tensor | None = None,
+        rounded: tuple[Tensor, Tensor] | None = None,
+    ) -> "QuantLinear":
+        """Quantize `linear` after `transform`.
+
+        `weight_clip` [N, 2] and `input_clip` [2] hold factors in (0, 1] on the maximum and the minimum of
+        each weight row or activation range; `input_range` [R, 2] is for static schemes. `rounded` = (int8 [N, K],
+        scale [N, 1]) is W'' already rounded by somebody who knows better than nearest.
+        The arithmetic is float32 whatever the weight's dtype.
+        Raises InputError if an argument has the wrong shape or values that can't be meant.
+        """
+        transform = transform or Transform()
+        rows, k = linear.weight.shape
+        values = {buffer: getattr(transform, field) for field, buffer in TRANSFORM_BUFFERS.items()}
+        values |= {"input_clip": input_clip, "input_range": input_range}
+        optional = {name: value.detach() for name, value in values.items() if value is not None}
+        _check_values(optional, rows, weight_clip)
+        bias = transform.apply_to_bias(linear.weight, linear.bias)
+        module = cls.empty(
+            k,
+            rows,
+            scheme,
+            {name: tuple(value.shape) for name, value in optional.items()},
+            bias=bias is not None,
+            dtype=linear.weight.dtype,
+            device=linear.weight.device,
+        )
+        for name, value in (optional | ({} if bias is None else {"bias": bias.detach()})).items():
+            module.get_buffer(name).copy_(value)
+        if rounded is None:
+            weight = module.transform.apply_to_weight(linear.weight.detach())
+            clip = None if weight_clip is None else weight_clip.to(weight.device)
+            rounded = quantize_weight(weight, scheme.weight_bits, clip)
+        module.set_weight(*rounded)
+        return module
+
+    @property
+    def transform(self) -> Transform:
+        """What is done to the input."""
+        return Transform(**{field: getattr(self, buffer) for field, buffer in TRANSFORM_BUFFERS.items()})
+
+    @property
+    def takes_steps(self) -> bool:
+        """Can `forward` be given the steps around the layer? Not with kinds of activations that only studies use."""
+        scheme = self.scheme
+        return scheme.quantizes_activations and not (scheme.per_tensor or scheme.static) and self.input_left is None
+
+    def quantize_input(self, x: Tensor, norm: nn.LayerNorm | None = None) -> tuple[Tensor, Tensor]:
+        """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''; of norm(X)'' if `takes_steps`.
+
+        Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
+        """
+        scheme = self.scheme
+        if scheme.per_tensor or scheme.static:
+            return self._quantize_generally(self.transform.apply(x))
+        options: dict[str, Any] = {"asymmetric": scheme.asymmetric}
+        if self.input_left is not None:
+            x = self.transform.before_rotation(x)
+        else:
+            options |= {"shift": self.input_shift, "presmooth": self.input_presmooth}
+        if norm is not None:
+            options |= {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
+        if scheme.special_bits is not None:
+            options |= {"frame_tokens": self._frames(x).shape[1], "special_tokens": NUM_SPECIAL}
+            options["special_bits"] = scheme.special_bits
+        result: tuple[Tensor, Tensor] = rotate_quantize(
+            x, self.rotation_signs, self.input_smooth, self.input_clip, scheme.act_bits, **options
+        )
+        return result
+
+    def _quantize_generally(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The kinds of activations that only studies use: X'' -> integers and scales, in plain PyTorch."""
+        scheme = self.scheme
+        if self.input_range is not None:
+            high, low = self.input_range[:, :1], self.input_range[:, 1:]
+            if not scheme.per_tensor:
+                frames = len(self._frames(x))
+                high, low = (side.expand(frames, -1, -1).reshape(*x.shape[:-1], 1) for side in (high, low))
+        else:
+            high, low = row_ranges(x)
+            if scheme.per_tensor:
+                high, low = high.max(), low.min()
+        if self.input_clip is not None:
+            high, low = high * self.input_clip[0], low * self.input_clip[1]
+        return quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
+
+    def _frames(self, x: Tensor) -> Tensor:
+        """[.., K] seen as [frames, tokens of a frame, K]."""
+        tokens = self.frame_tokens
+        if tokens is None or x.numel() // x.shape[-1] % tokens:
+            raise InputError(
+                f"scheme {self.scheme.name} needs whole frames of {tokens} tokens, got an input of {list(x.shape)}"
+            )
+        if self.input_range is not None and len(self.input_range) != tokens:
+            raise InputError(
+                f"scheme {self.scheme.name} was calibrated for frames of {len(self.input_range)} tokens, not {tokens}; "
+                "use images of the calibration set's size"
+            )
+        return x.reshape(-1, tokens, x.shape[-1])
+
+    def forward(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm | None = None,
+        gelu: bool = False,
+        gain: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """residual + gain * gelu(y(norm(x))); all but x only if `takes_steps`, see `steps.linear_steps`."""
+        dtype = _output_dtype(x)
+        if self.scheme.quantizes_activations:
+            q, row_scale = self.quantize_input(x, norm)
+            for beside in (gain, residual):
+                dtype = dtype if beside is None else torch.promote_types(dtype, beside.dtype)
+            y: Tensor = int_linear(
+                q, row_scale, self.stored_weight, self.weight_scale, self.bias, dtype, gelu, gain, residual
+            )
+            return y
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return F.linear(self.transform.apply(x).to(dtype), self.dequantized_weight().to(dtype), bias)
+
+
+def mark_frames(module: nn.Module, tokens: int) -> None:
+    """Tell everything in `module` that cares how many tokens a frame has."""
+    for part in module.modules():
+        if hasattr(part, "frame_tokens"):
+            part.frame_tokens = tokens  # type: ignore[assignment]  # a plain attribute
+
+
+def _output_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else x.dtype
+
+
+def _check_optional(k: int, scheme: Scheme, optional: dict[str, tuple[int, ...]]) -> None:
+    if "rotation_signs" in optional:
+        inner_order(k)
+    if "input_clip" in optional and not scheme.quantizes_activations:
+        raise InputError(f"scheme {scheme.name} keeps activations in float, so there is no input clip")
+    if ("input_range" in optional) != scheme.static:
+        raise InputError(f"scheme {scheme.name} {'needs' if scheme.static else 'has no use for'} an input range")
+    left, right = optional.get("input_left", (1, 1)), optional.get("input_right", (k, k))
+    expected = dict.fromkeys(optional, (k,)) | {
+        "input_clip": (2,),
+        "input_left": (left[0], left[0]),
+        "input_right": (k // max(1, left[0]),) * 2,
+        "input_range": (1 if scheme.per_tensor else optional.get("input_range", (1,))[0], 2),
+    }
+    for name, shape in optional.items():
+        if tuple(shape) != expected[name]:
+            raise InputError(f"{name} has shape {list(shape)}; this layer needs {list(expected[name])}")
+    if ("input_left" in optional) != ("input_right" in optional) or left[0] * right[0] != k:
+        raise InputError(f"input_left {list(left)} and input_right {list(right)} don't make a map of {k} channels")
+
+
+def _check_values(optional: dict[str, Tensor], rows: int, weight_clip: Tensor | None) -> None:
+    def check(name: str, value: Tensor | None, legal: Callable[[Tensor], Any], words: str) -> None:
+        if value is not None and not legal(value).all():
+            raise InputError(f"every number in {name} must be {words}")
+
+    if weight_clip is not None and tuple(weight_clip.shape) != (rows, 2):
+        raise InputError(f"weight_clip has shape {list(weight_clip.shape)}; this layer needs {[rows, 2]}")
+    check("rotation_signs", optional.get("rotation_signs"), lambda v: v.abs() == 1, "+1 or -1")
+    for name in ("input_smooth", "input_presmooth"):
+        check(name, optional.get(name), lambda c: (c > 0) & c.isfinite(), "positive")
+    for name in ("input_shift", "input_left", "input_right"):
+        check(name, optional.get(name), lambda c: c.isfinite(), "finite")
+    ranges = optional.get("input_range")
+    legal_range = "finite, maxima 0 or more and minima 0 or less"
+    check("input_range", ranges, lambda r: r.isfinite().all() & (r[..., :1] >= 0) & (r[..., 1:] <= 0), legal_range)
+    for name, clip in (("weight_clip", weight_clip), ("input_clip", optional.get("input_clip"))):
+        check(name, clip, lambda f: (f > 0) & (f <= 1), "above 0 and at most 1")

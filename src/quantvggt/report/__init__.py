@@ -1,0 +1,1 @@
+"""Results as people read them: pages, plots, tables, and the demo that shows them all."""

@@ -1,0 +1,62 @@
+"""From a cell of the plan to its row."""
+
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from quantvggt import api
+from quantvggt.calibrate.methods import find_method
+from quantvggt.core.memory import peak_memory
+from quantvggt.core.scheme import Scheme
+from quantvggt.evaluate.run import Row, predict, score
+from quantvggt.models import VGGT
+from quantvggt.study.inputs import Inputs, fingerprint
+from quantvggt.study.plan import Calibration, Cell
+
+
+def measure(cell: Cell, inputs: Inputs) -> Row:
+    """Quantize, save for its size, judge the model in memory.
+
+    The keys are those of docs/cli.md and: key; model_sha256, the start of that of the float weights; settings;
+    calibration: strategy, size and so on, and how many of the chosen clips are broken, null where none is needed;
+    calibration_s, calibration_peak_bytes: processor time that `quantvggt.quantize` took, and peak memory beyond what
+    the process held before it (null where it isn't known); evaluation_s: processor time; scenes.
+    """
+    reference = inputs.reference(cell.form)
+    model = inputs.model(cell.form)
+    clips = inputs.held_out(model.config.img_size)
+    known: Row = {"name": cell.form, "method": cell.method, "scheme": cell.scheme, "seed": cell.seed}
+    extra: Row = {"key": cell.key, "model_sha256": fingerprint(cell.form), "settings": dict(cell.settings)}
+    if cell.method == "float":
+        row = score(reference, clips, None, **known, checkpoint_bytes=_saved_bytes(model))
+        return {**row, **extra, "calibration": None, "scenes": len(clips)}
+
+    scheme = Scheme.parse(cell.scheme)
+    needed = find_method(cell.method).needs_calibration or scheme.static
+    seen = inputs.calibration(cell.form, cell.calibration, cell.seed) if needed else []
+    start = time.process_time()
+    with peak_memory() as peak:
+        small = api.quantize(model, scheme, cell.method, seen, cell.seed, dict(cell.settings), progress=False)
+    extra["calibration_s"] = round(time.process_time() - start, 3)
+    extra["calibration_peak_bytes"] = peak.bytes
+    start = time.process_time()
+    answers = predict(small, clips, progress=False, dense_frames=inputs.setup.dense_frames)
+    row = score(answers, clips, reference, **known, checkpoint_bytes=_saved_bytes(small))
+    extra["evaluation_s"] = round(time.process_time() - start, 3)
+    extra["calibration"] = None
+    if needed:
+        broken = sum("broken" in clip.source for clip in seen)
+        extra["calibration"] = {**_described(cell.calibration), "broken_chosen": broken}
+    return {**row, **extra, "scenes": len(clips)}
+
+
+def _described(calibration: Calibration) -> dict[str, Any]:
+    return {**asdict(calibration), "settings": dict(calibration.settings)}
+
+
+def _saved_bytes(model: VGGT) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        saved = api.save(model, Path(folder) / "model")
+        return sum(file.stat().st_size for file in saved.iterdir())

@@ -1,0 +1,185 @@
+"""The benchmark's baselines compute what they should, and its rows say what happened."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import quantvggt as qv
+from quantvggt.bench import run
+from quantvggt.bench import turns as turns_on_disk
+from quantvggt.bench.run import Setting, Side, benchmark, format_row
+from quantvggt.core.errors import InputError
+from tiny import CONFIG
+
+KEYS = {
+    *("scheme", "device", "frames", "height", "width", "baseline", "latency_s", "baseline_latency_s", "speedup"),
+    *("peak_bytes", "baseline_peak_bytes", "memory_ratio", "reason"),
+}
+SETTING = Setting([2], 112, 112, repeats=1)
+
+PUBLISHED = """
+import torch, quantvggt as qv
+from quantvggt.bench.sides import open_side
+images = torch.rand(1, 2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+with torch.inference_mode():
+    expected = qv.load("vggt-nano")(images)
+exact = open_side("published-float32", "vggt-nano", "cpu")(images)
+rounded = open_side("published-bf16", "vggt-nano", "cpu")(images)
+for key, value in expected.items():
+    scale = value.abs().max()
+    assert (exact[key] - value).abs().max() < 1e-4 * scale, key
+    assert 1e-4 * scale < (rounded[key] - value).abs().max(), key
+    assert (rounded[key] - value).abs().mean() < 0.05 * scale, key
+"""
+
+
+def test_the_published_way_gives_the_same_numbers() -> None:
+    # It changes the whole process, so it has one of its own.
+    subprocess.run([sys.executable, "-c", PUBLISHED], check=True)
+
+
+def test_rows_of_a_float_model() -> None:
+    rows = list(benchmark("vggt-nano", ["w8a8", "w4a4"], ["published-float32", "float"], SETTING, progress=False))
+    assert [(row["scheme"], row["baseline"]) for row in rows] == [
+        (scheme, baseline) for scheme in ("w8a8", "w4a4") for baseline in ("published-float32", "float")
+    ]
+    for row in rows:
+        assert set(row) == KEYS
+        assert row["reason"] is None
+        assert row["speedup"] == row["baseline_latency_s"] / row["latency_s"]
+        assert row["memory_ratio"] == row["baseline_peak_bytes"] / row["peak_bytes"]
+        # Weights alone are 38.6 MB in float32, and less than a third of that quantized.
+        assert row["peak_bytes"] > 10e6
+        assert row["scheme"] in format_row(row)
+    published = [row["baseline_peak_bytes"] for row in rows if row["baseline"] == "published-float32"]
+    assert min(published) > max(row["peak_bytes"] for row in rows)
+
+
+def test_a_quantized_checkpoint_is_compared_with_seeded_weights(tmp_path: Path) -> None:
+    model = qv.quantize(qv.load("vggt-nano"), "w4a8", "rtn", progress=False)
+    qv.save(model, tmp_path / "small")
+    (row,) = benchmark(str(tmp_path / "small"), ["w8a8"], ["float"], SETTING, progress=False)
+    assert row["scheme"] == "w4a8"
+    assert row["speedup"] > 0
+
+
+def test_a_side_that_fails_is_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w8a8", "no/such/checkpoint", 1)], CONFIG.to_dict(), 10))
+    (row,) = benchmark(None, ["w8a8"], ["float"], Setting([1], 70, 70, repeats=1), progress=False)
+    assert row["latency_s"] is row["speedup"] is row["memory_ratio"] is None
+    assert "no/such/checkpoint" in row["reason"]
+    assert row["baseline_latency_s"] > 0
+
+
+def test_what_cannot_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "available_bytes", lambda: 10**9)
+    small = Side("w8a8", CONFIG.to_dict(), 1000)
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([small], CONFIG.to_dict(), 10**9))
+    (row,) = benchmark(None, ["w8a8"], ["published-float32"], Setting([1], 70, 70, repeats=1), progress=False)
+    assert row["reason"] == "needs about 4 GB, 1 GB are free here"
+    assert row["baseline_latency_s"] is None
+    assert row["latency_s"] > 0
+
+
+def test_unknown_baselines() -> None:
+    with pytest.raises(InputError, match="no baseline called 'gold'"):
+        list(benchmark("vggt-nano", ["w8a8"], ["gold"], SETTING))
+
+
+def test_no_two_sides_are_alive_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Recorder:
+        reason = None
+
+        def __init__(self, side: Side, setting: Setting) -> None:
+            self.name = side.name
+            events.append(f"+{self.name}")
+
+        def run(self, frames: int) -> dict[str, float]:
+            events.append(f"{self.name} {frames}")
+            return {"seconds": len(events), "peak_bytes": len(events)}
+
+        def close(self) -> None:
+            events.append(f"-{self.name}")
+
+    monkeypatch.setattr(run, "Process", Recorder)
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, 1)], {}, 1))
+    setting = Setting([5], 14, 14, repeats=3)
+    (row,) = benchmark(None, ["w4a4"], ["float-compiled"], setting, progress=False)
+    ours, theirs = ["+w4a4", "w4a4 1", "w4a4 5", "-w4a4"], ["+x", "x 5", "x 5", "-x"]
+    assert events == 3 * [*ours, *(event.replace("x", "float-compiled") for event in theirs)]
+    assert (row["latency_s"], row["baseline_latency_s"]) == (3 + 8, 7 + 8)
+    assert row["peak_bytes"] == 3 + 16
+
+
+class Interrupted:
+    """In place of a process: answers with the number of turns so far, until `most` of them."""
+
+    turns: ClassVar[list[str]] = []
+    most = 99
+    reason = None
+
+    def __init__(self, side: Side, setting: Setting) -> None:
+        self.name = side.name
+
+    def run(self, frames: int) -> dict[str, float]:
+        if frames == run.WARM_UP:
+            return {}
+        if len(self.turns) == self.most:
+            raise KeyboardInterrupt
+        self.turns.append(self.name)
+        return {"seconds": len(self.turns), "peak_bytes": len(self.turns)}
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_interrupted_benchmark_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, sizes = tmp_path / "new" / "turns.json", {"w4a4": 1}
+
+    def rows(most: int, threads: int = 2) -> tuple[list[dict[str, Any]], list[str]]:
+        monkeypatch.setattr(run, "Process", Interrupted)
+        monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, sizes["w4a4"])], {}, 1))
+        Interrupted.most = most
+        Interrupted.turns.clear()
+        setting = Setting([5, 6], 14, 14, repeats=3, threads=threads)
+        made = list(benchmark(None, ["w4a4"], ["float"], setting, progress=False, journal=journal))
+        return made, list(Interrupted.turns)
+
+    with pytest.raises(KeyboardInterrupt):
+        rows(3)
+    assert [path.name for path in journal.parent.iterdir()] == ["turns.json"]
+    (first, second), turns = rows(99)
+    assert turns == ["float", "w4a4", "float", *3 * ["w4a4", "float"]]
+    # w4a4's three turns at 5 frames were the 1st and 3rd before, and the 2nd after, the interruption; and so on.
+    assert (first["latency_s"], first["baseline_latency_s"], first["peak_bytes"]) == (2, 2, 3)
+    assert (second["latency_s"], second["baseline_latency_s"], second["peak_bytes"]) == (6, 7, 8)
+    assert not any(journal.parent.iterdir())
+
+    for change in ({"threads": 1}, {"size": 2}, {"code": "another"}):
+        with pytest.raises(KeyboardInterrupt):
+            rows(3)
+        with monkeypatch.context() as changed:
+            changed.setitem(sizes, "w4a4", change.get("size", 1))
+            if "code" in change:
+                changed.setattr(turns_on_disk, "_code", lambda: "another")
+            assert len(rows(99, change.get("threads", 2))[1]) == 12
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"task": "x", "turns": [{}]}', '{"task": "x", "turns": [1]}'])
+def test_a_journal_is_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, 1)], {}, 1))
+    (tmp_path / "notes").write_text(content)
+    with pytest.raises(InputError, match="notes does not hold an interrupted benchmark; name another file"):
+        list(benchmark(None, ["w4a4"], ["float"], SETTING, progress=False, journal=tmp_path / "notes"))
+    assert (tmp_path / "notes").read_text() == content
+
+
+def test_autocast_needs_more_than_float32() -> None:
+    weights, setting = 4 * 10**9, Setting([4], 392, 518)
+    autocast, exact = (Side(name, {}, weights).needs(4, setting) for name in ("published-bf16", "published-float32"))
+    assert autocast == exact + weights // 2
