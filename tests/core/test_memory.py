@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quantvggt.core import memory
 from quantvggt.core.memory import peak_memory
-from quantvggt.evaluate import memory
 
 SIZE = 150_000_000
 

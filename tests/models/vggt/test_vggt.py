@@ -7,9 +7,10 @@ import torch
 
 import seeded
 from quantvggt.core.errors import InputError
-from quantvggt.models import VGGT, VGGTConfig, layers
+from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.seeded import seeded_model
 from quantvggt.models.vggt.heads import dpt
+from quantvggt.nn import block
 from tiny import CONFIG, sane_model, tiny_clip, tiny_model
 
 TRACKING = replace(CONFIG, heads=("track",))
@@ -34,7 +35,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = sane_model(), tiny_clip(frames=5).images
     with torch.inference_mode():
         whole = model(images)
-        monkeypatch.setattr(layers, "MLP_ROWS_PER_CHUNK", 7)
+        monkeypatch.setattr(block, "MLP_ROWS_PER_CHUNK", 7)
         monkeypatch.setattr(dpt, "PIXELS_PER_CHUNK", 2 * 70 * 70)
         chunked = model(images)
     for key, value in whole.items():
