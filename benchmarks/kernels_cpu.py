@@ -36,7 +36,7 @@ from quantvggt.kernels import reference, registry
 from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.paths import CpuPath
 from quantvggt.kernels.ops import attention, int_linear, rotate_quantize
-from quantvggt.nn.quant_linear import NUM_SPECIAL
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.nn.rope import rope_tables
 
 SHAPES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from quantvggt.calibrate.methods.base import BlockTask
-from quantvggt.calibrate.stream import Place, Stream
+from quantvggt.calibrate.stream import Stream
 from quantvggt.core.scheme import Scheme
+from quantvggt.models.family import Part, Place
 from quantvggt.nn.quant_linear import QuantLinear
-from quantvggt.nn.rope import RopeTables
 
 K = 48
 
@@ -20,14 +20,25 @@ class OneLayer(nn.Module):
         torch.manual_seed(0)
         self.fc = nn.Linear(K, K)
 
-    def forward(self, x: Tensor, rope: RopeTables) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.fc(x)
+
+
+class OneLayerPart(Part):
+    """It alone, in frames whose first five tokens are special."""
+
+    places = (Place("block.0", layers=("fc",)),)
+    special = 5
+
+    def start(self, images: Tensor) -> tuple[Tensor, None]:
+        raise AssertionError("its tokens are given")
 
 
 def one_layer_task(scheme: str, tokens: list[Tensor]) -> BlockTask:
     """The layer on these inputs, [2, P, K] each."""
-    inputs = Stream(tokens, [RopeTables(torch.zeros(1), torch.zeros(1))] * len(tokens))
-    return BlockTask(Place("frame", 0), OneLayer(), {"fc": Scheme.parse(scheme)}, inputs, inputs)
+    part = OneLayerPart()
+    inputs = Stream(part, tokens, [None] * len(tokens))
+    return BlockTask(part.places[0], OneLayer(), {"fc": Scheme.parse(scheme)}, inputs, inputs)
 
 
 def outlier_task(scheme: str = "w4a4", clips: int = 6) -> BlockTask:

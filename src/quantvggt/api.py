@@ -21,7 +21,7 @@ from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.checkpoint.save import save as save_checkpoint
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.reconstruction import predict
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
@@ -32,21 +32,21 @@ from quantvggt.scenes.open import load_clip
 PathLike = str | os.PathLike[str]
 
 
-def load(name_or_path: PathLike, dtype: Precision | None = None, device: str | torch.device = "cpu") -> VGGT:
-    """Load a VGGT: a hub id, .pt, .safetensors, a saved folder, "vggt-nano" or "vggt-nano-heavy".
+def load(name_or_path: PathLike, dtype: Precision | None = None, device: str | torch.device = "cpu") -> Model:
+    """Load a model: a hub id, .pt, .safetensors, a saved folder, "vggt-nano" or "vggt-nano-heavy".
 
     See `checkpoint.load.load`.
     """
     return load_checkpoint(name_or_path, dtype=dtype, device=device)
 
 
-def save(model: VGGT, folder: PathLike, overwrite: bool = False) -> Path:
+def save(model: Model, folder: PathLike, overwrite: bool = False) -> Path:
     """Write a checkpoint folder, as small as the model is. See `checkpoint.save.save`."""
     return save_checkpoint(model, folder, overwrite=overwrite)
 
 
 def select_calibration(
-    model: VGGT,
+    model: Model,
     samples: CalibrationSource | Sequence[Clip] | Sequence[Tensor],
     size: int = 40,
     strategy: str = "nfds",
@@ -70,7 +70,7 @@ def select_calibration(
     """
     find_strategy(strategy)
     chosen_settings = as_settings({"clusters": clusters, **(settings or {})})
-    pool = calibration_pool(samples, pool_size, frames, model.config.img_size)
+    pool = calibration_pool(samples, pool_size, frames, model.image_size)
     if not 1 <= size <= len(pool):
         raise InputError(f"size is {size}, the pool has {len(pool)} clips; ask for 1 to {len(pool)}")
     features = pool_features(model, pool, deep, progress)
@@ -78,7 +78,7 @@ def select_calibration(
 
 
 def quantize(
-    model: VGGT,
+    model: Model,
     scheme: str | Scheme = "w4a4",
     method: str = "best",
     calibration: CalibrationSource | Sequence[Clip] | Sequence[Tensor] = "synthetic",
@@ -90,7 +90,7 @@ def quantize(
     device: str | torch.device | None = None,
     rest: str | Scheme | None = None,
     budget: int | None = None,
-) -> VGGT:
+) -> Model:
     """A new, quantized model; `model` stays as it was.
 
     calibration: clips; image tensors [S, 3, H, W]; a folder of images, a folder of such folders, or a video;
@@ -105,7 +105,7 @@ def quantize(
     """
     clips: Sequence[Clip] = ()
     if find_method(method).needs_calibration or Scheme.parse(scheme).static or budget is not None:
-        clips = calibration_clips(calibration, size=model.config.img_size)
+        clips = calibration_clips(calibration, size=model.image_size)
     chosen = None
     if budget is not None:
         if site_schemes or rest is not None:
@@ -120,7 +120,7 @@ def quantize(
 
 
 def reconstruct(
-    model: VGGT,
+    model: Model,
     source: Clip | ImageSource,
     points: str = "depth",
     frames: int | None = None,
@@ -131,5 +131,5 @@ def reconstruct(
     """Photos or a video to cameras, depth and points. See `scenes.open.load_clip` and `reconstruct.predict`."""
     clip = source
     if not isinstance(clip, Clip):
-        clip = load_clip(clip, frames=frames, rate=rate, mode=mode, size=model.config.img_size)
+        clip = load_clip(clip, frames=frames, rate=rate, mode=mode, size=model.image_size)
     return predict.reconstruct(model, clip, points=points, model_name=model_name)

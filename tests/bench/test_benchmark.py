@@ -19,6 +19,7 @@ KEYS = {
     *("peak_bytes", "baseline_peak_bytes", "memory_ratio", "reason"),
 }
 SETTING = Setting([2], 112, 112, repeats=1)
+SOURCE = {"family": CONFIG.family, "config": CONFIG.to_dict()}
 
 PUBLISHED = """
 import torch, quantvggt as qv
@@ -67,7 +68,7 @@ def test_a_quantized_checkpoint_is_compared_with_seeded_weights(tmp_path: Path) 
 
 
 def test_a_side_that_fails_is_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w8a8", "no/such/checkpoint", 1)], CONFIG.to_dict(), 10))
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w8a8", "no/such/checkpoint", 1)], SOURCE, 10))
     (row,) = benchmark(None, ["w8a8"], ["float"], Setting([1], 70, 70, repeats=1), progress=False)
     assert row["latency_s"] is row["speedup"] is row["memory_ratio"] is None
     assert "no/such/checkpoint" in row["reason"]
@@ -76,8 +77,8 @@ def test_a_side_that_fails_is_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatc
 
 def test_what_cannot_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "available_bytes", lambda: 10**9)
-    small = Side("w8a8", CONFIG.to_dict(), 1000)
-    monkeypatch.setattr(run, "_prepare", lambda *_: ([small], CONFIG.to_dict(), 10**9))
+    small = Side("w8a8", SOURCE, 1000)
+    monkeypatch.setattr(run, "_prepare", lambda *_: ([small], SOURCE, 10**9))
     (row,) = benchmark(None, ["w8a8"], ["published-float32"], Setting([1], 70, 70, repeats=1), progress=False)
     assert row["reason"] == "needs about 4 GB, 1 GB are free here"
     assert row["baseline_latency_s"] is None

@@ -15,7 +15,8 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models.sites import quantizable_sites
-from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear, mark_frames
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
+from quantvggt.nn.quant_linear import QuantLinear, mark_frames
 from tiny import tiny_clip, tiny_model
 
 TOKENS = 20
@@ -39,7 +40,7 @@ def solve(task: BlockTask, method: str, **settings: object) -> dict[str, QuantLi
     scheme = made.refine(task.schemes["fc"])
     task.schemes = {"fc": scheme}
     layers = made.solve(task)
-    mark_frames(layers["fc"], TOKENS)
+    mark_frames(layers["fc"], TOKENS, NUM_SPECIAL)
     return layers
 
 
@@ -58,7 +59,7 @@ def test_each_part_is_worth_something_there(part: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("special_weight", [1.0, 0.05, 0.0])
 def test_moments_are_weighted_means(special_weight: float) -> None:
-    moments, other = Moments(special_weight), frames(1)[:, :12]
+    moments, other = Moments(special_weight, NUM_SPECIAL), frames(1)[:, :12]
     moments.observe(frames(0).flatten(0, 1)[None], TOKENS)
     moments.observe(other, 12)  # frames of another size
     rows = np.concatenate([frames(0).flatten(0, 1).double().numpy(), other.flatten(0, 1).double().numpy()])
@@ -75,7 +76,7 @@ def test_moments_are_weighted_means(special_weight: float) -> None:
 def test_transform_centres_and_balances_before_it_rotates() -> None:
     task = heavy_task("w4a4")
     layer = solve(task, "best", alpha=0.3, special_weight=0.5)["fc"]
-    moments = Moments(0.5)
+    moments = Moments(0.5, NUM_SPECIAL)
     for x in task.inputs.tokens:
         moments.observe(x, TOKENS)
     weight = task.linear("fc").weight.detach()
@@ -94,10 +95,10 @@ def test_second_moments_are_those_of_what_the_integers_stand_for(scheme: str) ->
     layer = QuantLinear.from_float(
         heavy_task("w4a4").linear("fc"), Scheme.parse(scheme), Transform(shift=torch.ones(K))
     )
-    hessian, expected = Hessian(layer), torch.zeros(K, K, dtype=torch.float64)
+    hessian, expected = Hessian(layer, NUM_SPECIAL), torch.zeros(K, K, dtype=torch.float64)
     for seed in range(2):
         hessian.observe(frames(seed), TOKENS)
-        mark_frames(layer, TOKENS)
+        mark_frames(layer, TOKENS, NUM_SPECIAL)
         quantizes = layer.scheme.quantizes_activations
         x = dequantize(*layer.quantize_input(frames(seed))) if quantizes else frames(seed) - 1
         rows = x.flatten(0, 1).double()

@@ -12,16 +12,15 @@ from torch import Tensor
 
 import quantvggt as qv
 from quantvggt.calibrate import sensitivity
-from quantvggt.calibrate.budget import group_of
 from quantvggt.calibrate.journal import LOSSES
 from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.sensitivity import measure_losses, task_loss
 from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models import VGGT, VGGTConfig
-from quantvggt.models.sites import LAYERS, all_sites
-from quantvggt.nn.block import Block
+from quantvggt.models import VGGT, Answers, VGGTConfig
+from quantvggt.models.sites import all_sites, site_groups
+from quantvggt.nn.block import LAYERS, Block
 from quantvggt.nn.quant_weight import QuantWeight
 from tiny import CONFIG, tiny_clip, tiny_model
 
@@ -71,11 +70,12 @@ def test_the_saved_file_fits_and_uses_what_there_is(tmp_path: Path, method: str,
     assert min(bits.values()) <= 4 < max(bits.values())
     # No group at 4 bits could have stayed at 8: each would cost more than the room that is left.
     saved: dict[str, int] = {}
+    groups = site_groups(model)
     for name, site in all_sites(model).items():
         if bits[name] <= 4:
             assert isinstance(site, QuantWeight)
             grown = site.out_features * (site.in_features - 4 * -(-site.in_features // 8))
-            saved[group_of(name)] = saved.get(group_of(name), 0) + grown
+            saved[groups[name]] = saved.get(groups[name], 0) + grown
     assert budget - size < min(saved.values()) + 2000
     loaded = qv.load(folder)
     with torch.inference_mode():
@@ -96,7 +96,7 @@ def test_sensitive_groups_keep_their_bits() -> None:
     model = small(least + (most - least) // 3)
     assert model.quantization is not None
     groups = model.quantization.settings["budget"]["groups"]
-    assert list(groups) == list(dict.fromkeys(map(group_of, all_sites(model))))
+    assert list(groups) == list(dict.fromkeys(site_groups(model).values()))
     rate = {name: group["loss"] / group["bytes"] for name, group in groups.items()}  # bytes halve with the bits
     low = {name for name, group in groups.items() if group["scheme"].startswith("w4")}
     assert low
@@ -123,7 +123,7 @@ def test_losses_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def measure(clip: str, folder: Path | None, most: int = 99) -> dict[str, float]:
         measured.clear()
 
-        def counted(*args: dict[str, Tensor]) -> float:
+        def counted(*args: Answers) -> float:
             if len(measured) == most:
                 raise KeyboardInterrupt
             measured.append(task_loss(*args))
@@ -156,21 +156,23 @@ def test_losses_are_those_of_the_model_with_only_this_group_rounded() -> None:
     changed = tiny_model()
     changed.set_submodule(site, rounded.get_submodule(site))
     with torch.inference_mode():
-        answers, expected = ({**each(clip.images), "size": torch.tensor([70, 70])} for each in (changed, model))
+        answers, expected = (each.answers(clip.images) for each in (changed, model))
     # Cameras alone depend on this layer.
     assert losses["one"] == pytest.approx(task_loss(answers, expected), rel=1e-5)
-    assert torch.equal(answers["depth"], expected["depth"])
+    assert answers.depth is not None
+    assert expected.depth is not None
+    assert torch.equal(answers.depth, expected.depth)
     assert losses["one"] > 0
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(DINO, heads=("camera", "depth"))])
 def test_losses_are_those_of_whole_passes(config: VGGTConfig) -> None:
-    def whole_pass(model: VGGT) -> dict[str, Tensor]:
-        return {**model(clip.images, dense_frames=1), "size": torch.tensor([70, 70])}
+    def whole_pass(model: VGGT) -> Answers:
+        return model.answers(clip.images, dense=[0])
 
     model, clip, w2a8 = tiny_model(config), tiny_clip("a", 2), Scheme.parse("w2a8")
     # The last layer of each group, and one of every block of the trunk.
-    sites = {group_of(site): site for site in all_sites(model)}
+    sites = {group: site for site, group in site_groups(model).items()}
     sites |= {site: site for site in all_sites(model) if re.fullmatch(r"aggregator\.\w+_blocks.*attn\.proj", site)}
     groups = {name: {site: rest_scheme(w2a8, model.get_submodule(site))} for name, site in sites.items()}
     losses = measure_losses(model, groups, [clip], progress=False)
@@ -202,24 +204,27 @@ def test_blocks_in_front_of_a_group_run_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_task_loss_has_no_unit() -> None:
-    def answers(scale: float, error: float) -> dict[str, Tensor]:
-        depth = torch.linspace(1, 3, 24).view(1, 1, 4, 6, 1) * scale
+    def answers(scale: float, error: float) -> Answers:
+        depth = torch.linspace(1, 3, 24).view(1, 1, 4, 6) * scale
         points = torch.linspace(2, 5, 72).view(1, 1, 4, 6, 3) * scale
-        return {"depth": depth * (1 + error), "world_points": points * (1 + error), "size": torch.tensor([4, 6])}
+        return Answers((4, 6), depth=depth * (1 + error), points=points * (1 + error))
 
     losses = [task_loss(answers(scale, 0.1), answers(scale, 0)) for scale in (1.0, 50.0)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     # 10 % of depth, and, a third for each coordinate, of most points' distance.
     assert 0.01 + 0.01 / 3 * 0.7 < losses[0] <= 0.01 + 0.01 / 3 * 1.001
-    broken = {**answers(1, 0), "depth": torch.full((1, 1, 4, 6, 1), torch.nan)}
+    broken = replace(answers(1, 0), depth=torch.full((1, 1, 4, 6), torch.nan))
     assert task_loss(broken, answers(1, 0)) > 1e6
+    # What a model with one head says is compared in that head alone.
+    only_depth = replace(answers(1, 0.1), points=None)
+    assert task_loss(only_depth, answers(1, 0)) == pytest.approx(0.01, rel=1e-4)
 
 
 def test_every_kind_of_part_takes_part(tmp_path: Path) -> None:
     model = tiny_model(DINO)
     half = checkpoint_bytes(model, torch.float16)
     chosen = small(int(half / 2.5), model=model)
-    groups = {group_of(name) for name in widths(chosen)}
+    groups = set(site_groups(chosen).values())
     assert groups >= {
         "aggregator.frame_blocks.0-3", "aggregator.global_blocks.0-3", "aggregator.patch_embed.blocks.8-11",
         "camera_head.trunk.0-3", "camera_head.poseLN_modulation", "depth_head.scratch.refinenet1",
@@ -245,8 +250,8 @@ def test_refuses_what_cannot_be_meant() -> None:
 def test_refuses_a_model_that_cannot_be_quantized_before_it_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     done = small(None)
     mixed = tiny_model()
-    mixed.aggregator.products = torch.bfloat16
-    monkeypatch.setattr(VGGT, "forward", lambda *_: pytest.fail("the model was run"))
+    mixed.mix(torch.bfloat16)
+    monkeypatch.setattr(VGGT, "encode", lambda *_: pytest.fail("the model was run"))
     for model, words in (done, "quantized already"), (mixed, 'load it without dtype="mixed"'):
         with pytest.raises(InputError, match=words):
             small(10**9, model=model)

@@ -9,7 +9,8 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.nn.quant_linear import NUM_SPECIAL, mark_frames
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
+from quantvggt.nn.quant_linear import mark_frames
 
 K, N, TOKENS = 32, 24, 9
 SCHEMES = (
@@ -75,8 +76,8 @@ def test_the_frozen_layer_computes_the_same(scheme: str, name: str, clips: bool)
         weight_rounding=NearestWeight(draw(N, 2, seed=10) + 1.5 if clips else None),
     )
     real = fake.freeze()
-    mark_frames(fake, TOKENS)
-    mark_frames(real, TOKENS)
+    mark_frames(fake, TOKENS, NUM_SPECIAL)
+    mark_frames(real, TOKENS, NUM_SPECIAL)
     assert set(fake.learned) == set(learn)
     assert real.scheme == kind
     assert torch.equal(

@@ -62,7 +62,7 @@ def test_squared_gradients_are_the_fisher_diagonal(block: str, position: int) ->
     truth = exact(model, clip.images[None].double(), block, places).reshape(FRAMES * TOKENS, -1)
 
     generator = torch.Generator().manual_seed(0)
-    found = squared_gradients(model, Stream.start(model, [clip]), 0, clip, generator, probes=150)[position]
+    found = squared_gradients(model, Stream.start(model.trunk, model, [clip]), 0, clip, generator, probes=150)[position]
     found = found.flatten()[places].view(FRAMES * TOKENS, -1).double().numpy()
 
     assert found.sum() == pytest.approx(truth.sum(), rel=0.1)

@@ -7,10 +7,10 @@ from one_layer import outlier_task, output_error
 from quantvggt.calibrate.learn import fake_block
 from quantvggt.calibrate.methods import make_method
 from quantvggt.calibrate.methods.base import BlockTask
-from quantvggt.calibrate.stream import Stream, places
+from quantvggt.calibrate.stream import Stream
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models.sites import LAYERS
+from quantvggt.nn.block import LAYERS
 from quantvggt.nn.quant_linear import QuantLinear
 from tiny import tiny_clip, tiny_model
 
@@ -18,8 +18,8 @@ from tiny import tiny_clip, tiny_model
 def block_task(scheme: str = "w3a3", block: int = 1) -> BlockTask:
     """Global block 0 of the tiny model, a few of its input channels massive."""
     model = tiny_model()
-    place = places(model)[block]
-    stream = Stream.start(model, [tiny_clip("a", 2), tiny_clip("b", 2)])
+    place = model.trunk.places[block]
+    stream = Stream.start(model.trunk, model, [tiny_clip("a", 2), tiny_clip("b", 2)])
     for tokens in stream.tokens:
         tokens[..., [3, 17]] *= 30
     schemes = dict.fromkeys(LAYERS, Scheme.parse(scheme))
@@ -28,7 +28,7 @@ def block_task(scheme: str = "w3a3", block: int = 1) -> BlockTask:
 
 def block_loss(task: BlockTask, layers: dict[str, QuantLinear]) -> float:
     block = fake_block(task, layers)  # type: ignore[arg-type]  # any layers do
-    outputs = task.inputs.after(block, task.place.kind).tokens
+    outputs = task.inputs.after(block, task.place).tokens
     return sum((a - b).square().mean().item() for a, b in zip(outputs, task.targets.tokens, strict=True))
 
 
@@ -102,7 +102,7 @@ def test_targets_are_the_same_found_on_the_way_or_anew() -> None:
         assert torch.equal(found, anew)
     # What the quantized stream gives is no target.
     other = block_task()
-    other.inputs = Stream([2 * x for x in other.inputs.tokens], other.inputs.ropes)
+    other.inputs = Stream(other.inputs.part, [2 * x for x in other.inputs.tokens], other.inputs.contexts)
     other.observe(other.block, {})
     assert torch.equal(other.targets.tokens[0], again.targets.tokens[0])
 

@@ -40,7 +40,7 @@ def test_half_of_a_layers_inputs_stay_unrounded_only_while_it_learns() -> None:
 
 def test_half_of_the_blocks_input_comes_from_the_float_stream() -> None:
     task = low_rank_task("w8a16", clips=1)
-    ones, zeros = (Stream([fill(2, 40, K)], task.inputs.ropes) for fill in (torch.ones, torch.zeros))
+    ones, zeros = (Stream(task.inputs.part, [fill(2, 40, K)], [None]) for fill in (torch.ones, torch.zeros))
     seen: list[torch.Tensor] = []
 
     class Spy(torch.nn.Module):
@@ -48,7 +48,7 @@ def test_half_of_the_blocks_input_comes_from_the_float_stream() -> None:
             super().__init__()
             self.gain = torch.nn.Parameter(torch.ones(()))
 
-        def forward(self, x: torch.Tensor, rope: object) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.append(x.detach().clone())
             return x * self.gain
 

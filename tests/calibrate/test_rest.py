@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import quantvggt as qv
-from quantvggt.calibrate.stream import Stream, camera_places, dino_places
+from quantvggt.calibrate.stream import Stream
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT
 from quantvggt.models.sites import all_sites, quantizable_sites, rest_sites
@@ -90,17 +90,21 @@ def test_heads_have_no_frames_to_be_static_in() -> None:
 def test_streams_end_where_the_model_does() -> None:
     """Running the blocks one by one on their stream gives what the whole part gives."""
     model = tiny_model(DINO)
-    dino, head, images = model.aggregator.patch_embed, model.camera_head, CLIPS[0].images[None]
-    stream = Stream.dino(model, CLIPS[:1])
-    for place in dino_places(model):
-        stream = stream.after(model.get_submodule(place.name), place.kind)
-    torch.testing.assert_close(dino.norm(stream.tokens[0][:, 5:]), dino(model.aggregator.normalise(images)[0]))
-
-    stream = Stream.cameras(model, CLIPS[:1])
-    for place in camera_places(model):
-        stream = stream.after(model.get_submodule(place.name), place.kind)
-    deltas = head.pose_branch(head.trunk_norm(stream.tokens[0]))
-    pose = head(model.aggregator(images, [0])[0][:, :, 0])[-1]
+    embed, head, images = model.aggregator.patch_embed, model.camera_head, CLIPS[0].images[None]
+    ends, outputs = [], []
+    for part in model.parts:
+        stream = Stream.start(part, model, CLIPS[:1])
+        for place in part.places:
+            stream = stream.after(model.get_submodule(place.name), place)
+            outputs += stream.tokens if place in model.trunk.places else []
+        ends.append(stream.tokens[0])
+    torch.testing.assert_close(embed.norm(ends[0][:, 5:]), embed(model.aggregator.normalise(images)[0]))
+    features = model.encode(images)
+    for layer, expected in features.items():
+        torch.testing.assert_close(model.collect(outputs)[layer], expected)
+    torch.testing.assert_close(features[model.config.depth - 1][0, :, :, -ends[1].shape[-1] :], ends[1])
+    deltas = head.pose_branch(head.trunk_norm(ends[2]))
+    pose = head(features[model.config.depth - 1][:, :, 0])[-1]
     torch.testing.assert_close(deltas.sum(0)[..., :7], pose[0, :, :7], rtol=1e-4, atol=1e-4)
 
 

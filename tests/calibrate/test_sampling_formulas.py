@@ -56,7 +56,7 @@ def test_correlations_flattened() -> None:
     output = torch.randn(4, 11, 6, generator=torch.Generator().manual_seed(0))
     flat = output.double().numpy().reshape(4, -1)
     expected = [flat[0] @ other / np.linalg.norm(flat[0]) / np.linalg.norm(other) for other in flat[1:]]
-    np.testing.assert_allclose(first_frame_correlations(output, "flattened"), expected, rtol=1e-12)
+    np.testing.assert_allclose(first_frame_correlations(output, "flattened", special=5), expected, rtol=1e-12)
 
 
 def test_correlations_tokenwise() -> None:
@@ -66,7 +66,7 @@ def test_correlations_tokenwise() -> None:
     pooled = (pooled[..., 0::2] + pooled[..., 1::2]) / 2
     norms = np.linalg.norm(pooled, axis=-1)
     cosines = (pooled[:1] * pooled[1:]).sum(-1) / (norms[:1] * norms[1:])
-    np.testing.assert_allclose(first_frame_correlations(output, "tokenwise"), cosines.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(first_frame_correlations(output, "tokenwise", special=5), cosines.mean(-1), rtol=1e-5)
 
 
 def test_deep_is_a_share_of_the_depth() -> None:

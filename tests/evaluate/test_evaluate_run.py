@@ -6,12 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.run import evaluate, predict, score
-from quantvggt.models import VGGT, VGGTConfig
-from quantvggt.models.pose import encode_pose
+from quantvggt.models import VGGT, Answers, VGGTConfig
 from quantvggt.reconstruction.geometry import unproject
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.synthetic import make_clips
@@ -38,17 +36,16 @@ LABELS = {"name": "tiny", "method": "rtn", "scheme": "w4a4", "seed": 3, "checkpo
 CLIPS = make_clips([9_500_000, 9_500_001], frames=4, size=56)
 
 
-class Oracle(nn.Module):
+class Oracle:
     """Answers with the truth of `CLIPS`, in the frame of the first camera and another unit of length."""
 
-    def __init__(self, heads=("camera", "depth", "point"), unit=0.3, turn=0.0):
-        super().__init__()
-        self.config = VGGTConfig(heads=heads)
-        self.device, self.unit, self.turn = torch.device("cpu"), unit, turn
+    device = torch.device("cpu")
 
-    def forward(self, images, dense_frames=None):
+    def __init__(self, heads=("camera", "depth", "point"), unit=0.3, turn=0.0):
+        self.heads, self.unit, self.turn = heads, unit, turn
+
+    def answers(self, images, dense=None):
         truth = next(clip.truth for clip in CLIPS if torch.equal(clip.images, images[0]))
-        height, width = images.shape[-2:]
         full = torch.eye(4).repeat(len(truth.extrinsics), 1, 1)
         full[:, :3] = truth.extrinsics
         local = (full @ full[0].inverse())[:, :3]
@@ -58,11 +55,13 @@ class Oracle(nn.Module):
         angle = torch.tensor(self.turn).deg2rad()
         cos, sin = angle.cos(), angle.sin()
         local[1:] = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ local[1:]
-        output = {
-            "pose_enc": encode_pose(local, truth.intrinsics, height, width)[None],
-            "depth": depth[None, ..., None],
-        }
-        return output | ({"world_points": points[None]} if "point" in self.config.heads else {})
+        return Answers(
+            tuple(images.shape[-2:]),
+            extrinsics=local[None],
+            intrinsics=truth.intrinsics[None],
+            depth=depth[None],
+            points=points[None] if "point" in self.heads else None,
+        )
 
 
 def tiny_vggt(heads=("camera", "depth", "point")):

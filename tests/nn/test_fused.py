@@ -23,7 +23,7 @@ def _block(scheme, dtype=torch.float32):
         linear = block.get_submodule(layer)
         transform = Transform(signs=random_signs(linear.in_features, 1))
         block.set_submodule(layer, QuantLinear.from_float(linear, Scheme.parse(scheme), transform))
-    mark_frames(block, TOKENS)
+    mark_frames(block, TOKENS, 5)
     return block.to(dtype)
 
 

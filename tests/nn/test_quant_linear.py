@@ -11,8 +11,9 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs, signs_from_matrix
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.nn.block import MLP_ROWS_PER_CHUNK, Mlp
-from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear, mark_frames
+from quantvggt.nn.quant_linear import QuantLinear, mark_frames
 
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
 SITE = "aggregator.frame_blocks.0.attn.qkv"
@@ -87,7 +88,7 @@ def test_shifted_and_balanced_input_with_special_tokens_against_float64(frame_to
     shift, presmooth = torch.randn(K, generator=generator), 0.2 + torch.rand(K, generator=generator)
     signs = random_signs(K, 3)
     module = QuantLinear.from_float(linear, Scheme.parse("w4a4-s8"), Transform(shift, presmooth, signs=signs))
-    mark_frames(module, frame_tokens)
+    mark_frames(module, frame_tokens, NUM_SPECIAL)
     x2 = (x.double() - shift) / presmooth * signs @ torch.from_numpy(hadamard(K) / K**0.5)
     special = (torch.arange(18) % frame_tokens < 5).view(2, 9, 1)
     top = torch.where(special, 127, 7)
@@ -98,7 +99,7 @@ def test_shifted_and_balanced_input_with_special_tokens_against_float64(frame_to
     bias = linear.bias.double() + linear.weight.double() @ shift.double()
     expected = q.double() * step @ module.dequantized_weight().double().t() + bias
     assert _relative(module(x).double(), expected.detach()) < 1e-5
-    mark_frames(module, 7)
+    mark_frames(module, 7, NUM_SPECIAL)
     with pytest.raises(InputError, match=r"scheme w4a4-s8 needs whole frames of 7 tokens"):
         module(x)
 
@@ -285,7 +286,7 @@ def test_every_kind_of_activation_is_its_formula(name, clip):
     module = QuantLinear.from_float(
         linear, scheme, transform, input_clip=None if clip is None else torch.tensor(clip), input_range=ranges
     )
-    mark_frames(module, TOKENS)
+    mark_frames(module, TOKENS, NUM_SPECIAL)
     q, scale = module.quantize_input(x)
     assert q.dtype == torch.int8
     got = q.double() * scale
@@ -310,7 +311,7 @@ def test_a_transform_with_all_its_parts_gives_the_float_layer_back():
 @pytest.mark.parametrize("name", ["w4a4-s8", "w4a4-asym-s7", "w4a4-asym-s8"])
 def test_special_tokens_have_their_own_width_in_every_layout(name):
     module = QuantLinear.from_float(_float_linear(), Scheme.parse(name), Transform(signs=random_signs(K, 0)))
-    mark_frames(module, TOKENS)
+    mark_frames(module, TOKENS, NUM_SPECIAL)
     x = _frames()
     q, scale = module.quantize_input(x)
     widest = q.int().abs().amax(-1)
@@ -330,7 +331,7 @@ def test_inputs_that_are_not_whole_frames_are_refused():
     module = QuantLinear.from_float(_float_linear(), Scheme.parse("w4a4-s8"))
     with pytest.raises(InputError, match="whole frames"):
         module(_frames())
-    mark_frames(module, TOKENS)
+    mark_frames(module, TOKENS, NUM_SPECIAL)
     with pytest.raises(InputError, match=r"w4a4-s8 needs whole frames of 9 tokens, got an input of \[1, 10, 64\]"):
         module(torch.zeros(1, 10, K))
     assert QuantLinear.from_float(_float_linear(), Scheme.parse("w4a4"))(torch.zeros(1, 10, K)).shape == (1, 10, N)
@@ -340,10 +341,10 @@ def test_inputs_that_are_not_whole_frames_are_refused():
 def test_static_tokens_are_bound_to_the_size_of_their_frames(calibrated):
     ranges = torch.tensor([[3.0, -3.0]]).expand(calibrated, 2)
     module = QuantLinear.from_float(_float_linear(), Scheme.parse("w4a4-static"), input_range=ranges)
-    mark_frames(module, TOKENS)
+    mark_frames(module, TOKENS, NUM_SPECIAL)
     with pytest.raises(InputError, match=f"calibrated for frames of {calibrated} tokens, not 9; use images of"):
         module(_frames())
-    mark_frames(module, calibrated)
+    mark_frames(module, calibrated, NUM_SPECIAL)
     assert module(torch.zeros(2, calibrated, K)).isfinite().all()
 
 
@@ -354,7 +355,7 @@ def test_chunks_of_an_mlp_hold_whole_frames(monkeypatch):
     mlp = Mlp(K, 2 * K)
     for name in ("fc1", "fc2"):
         mlp.set_submodule(name, QuantLinear.from_float(mlp.get_submodule(name), Scheme.parse("w4a4-s8")))
-    mark_frames(mlp, TOKENS)
+    mark_frames(mlp, TOKENS, NUM_SPECIAL)
     x = torch.cat((_frames(), 2 * _frames()))
     seen = []
     mlp.fc1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))

@@ -1,7 +1,7 @@
 """A model's outputs to a Scene. The model here is an oracle that answers with a synthetic scene's truth."""
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from quantvggt.core.errors import InputError, QuantVGGTError
-from quantvggt.models import VGGT, VGGTConfig
-from quantvggt.models.pose import encode_pose
+from quantvggt.models import VGGT, Answers, VGGTConfig
 from quantvggt.reconstruction.predict import reconstruct
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.images import load_images
@@ -19,30 +18,26 @@ from truth_scene import first_camera_frame, truth_scene
 
 
 class Oracle:
-    """Looks like a VGGT with these heads and knows the truth of one clip."""
+    """Looks like a model with these heads and knows the truth of one clip."""
 
     device = torch.device("cpu")
     quantization = None
 
     def __init__(self, clip: Clip, heads: tuple[str, ...] = ("camera", "depth", "point")) -> None:
-        self.config = SimpleNamespace(heads=heads)
-        self.clip = clip
+        self.heads, self.clip = heads, clip
 
-    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def answers(self, images: torch.Tensor) -> Answers:
         assert images.shape[1:] == self.clip.images.shape
         truth, scene = self.clip.truth, truth_scene(self.clip)
         assert truth is not None
-        height, width = images.shape[-2:]
         cameras = torch.from_numpy(first_camera_frame(truth.extrinsics.double().numpy())).float()
         everything = {
-            "camera": {"pose_enc": encode_pose(cameras, truth.intrinsics, height, width)},
-            "depth": {"depth": truth.depth[..., None], "depth_conf": 1 + truth.depth},
-            "point": {
-                "world_points": torch.from_numpy(scene.points),
-                "world_points_conf": 2 + torch.from_numpy(scene.depth),
-            },
+            "camera": {"extrinsics": cameras, "intrinsics": truth.intrinsics},
+            "depth": {"depth": truth.depth, "depth_conf": 1 + truth.depth},
+            "point": {"points": torch.from_numpy(scene.points), "points_conf": 2 + torch.from_numpy(scene.depth)},
         }
-        return {key: x[None] for head in self.config.heads for key, x in everything[head].items()}
+        known = {key: x[None] for head in self.heads for key, x in everything[head].items()}
+        return Answers((images.shape[-2], images.shape[-1]), **known)
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +76,12 @@ def test_depth_comes_from_the_points_if_there_is_no_depth_head(clip: Clip) -> No
 
 def test_values_that_are_not_finite_are_no_values(clip: Clip) -> None:
     class Overflowing(Oracle):
-        def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-            out = super().__call__(images)
-            out["depth"] = out["depth"].clone()
-            out["depth"][0, 1, 80, 10:12, 0] = torch.tensor([torch.inf, torch.nan])
-            return out
+        def answers(self, images: torch.Tensor) -> Answers:
+            answers = super().answers(images)
+            assert answers.depth is not None
+            depth = answers.depth.clone()
+            depth[0, 1, 80, 10:12] = torch.tensor([torch.inf, torch.nan])
+            return replace(answers, depth=depth)
 
     scene = reconstruct(Overflowing(clip), clip)  # type: ignore[arg-type]
     assert (scene.depth[1, 80, 10:12] == 0).all()
@@ -96,9 +92,10 @@ def test_values_that_are_not_finite_are_no_values(clip: Clip) -> None:
 
 def test_cameras_that_are_not_finite_are_an_error(clip: Clip) -> None:
     class Lost(Oracle):
-        def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-            out = super().__call__(images)
-            return {**out, "pose_enc": out["pose_enc"] * torch.nan}
+        def answers(self, images: torch.Tensor) -> Answers:
+            answers = super().answers(images)
+            assert answers.extrinsics is not None
+            return replace(answers, extrinsics=answers.extrinsics * torch.nan)
 
     with pytest.raises(QuantVGGTError, match="cameras are not finite"):
         reconstruct(Lost(clip), clip)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.machine import processor
 from quantvggt.core.memory import available_bytes
 from quantvggt.core.scheme import Scheme
-from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models import Model, ModelConfig, VGGTConfig, build
 from quantvggt.models.seeded import seeded_model
 
 # What a forward pass takes above the weights, rounded up from VGGT-1B's peaks (README). Most of it is the published
@@ -139,7 +139,8 @@ def _task(model: str | None, sides: Sequence[Side], setting: Setting) -> dict[st
 def _prepare(model: str | None, schemes: Sequence[str], folder: Path) -> tuple[list[Side], str | dict[str, Any], int]:
     """The quantized sides, on disk; the float source; its number of weights."""
     net = seeded_model(VGGTConfig.vggt_1b()) if model is None else api.load(model)
-    weights, config = _weights(net.config), net.config.to_dict()
+    weights = _weights(net.config)
+    config = {"family": net.config.family, "config": net.config.to_dict()}
     if model is not None and net.quantization is not None:
         path = Path(model).expanduser()
         return [Side(net.quantization.scheme.name, str(path), _bytes(net))], config, weights
@@ -152,12 +153,12 @@ def _prepare(model: str | None, schemes: Sequence[str], folder: Path) -> tuple[l
     return sides, config if model is None else model, weights
 
 
-def _weights(config: VGGTConfig) -> int:
+def _weights(config: ModelConfig) -> int:
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in VGGT(config).parameters())
+        return sum(parameter.numel() for parameter in build(config).parameters())
 
 
-def _bytes(model: VGGT) -> int:
+def _bytes(model: Model) -> int:
     return sum(x.numel() * x.element_size() for x in model.state_dict().values())
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from quantvggt.bench.published import run_the_published_way
 from quantvggt.checkpoint.load import load
 from quantvggt.core.errors import InputError
-from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models import VGGT, Model
+from quantvggt.models.family import find_family
 from quantvggt.models.seeded import seeded_model
 from quantvggt.nn.block import Block
 
@@ -31,17 +32,19 @@ Forward = Callable[[Tensor], Any]
 def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
     """The forward pass of one side on images [1, S, 3, H, W].
 
-    side: a key of BASELINES, or anything else for a quantized checkpoint. source: what `load` takes, or the config of
-    a model with seeded weights. Raises InputError if something isn't installed.
+    side: a key of BASELINES, or anything else for a quantized checkpoint. source: what `load` takes, or family and
+    config of a model with seeded weights. Raises InputError if something isn't installed.
     """
     dtype = torch.float32 if side.startswith("published") else torch.bfloat16
     if isinstance(source, dict):
-        model = seeded_model(VGGTConfig.from_dict(source), dtype=dtype).to(device)
+        model = seeded_model(find_family(source["family"]).config.from_dict(source["config"]), dtype=dtype).to(device)
     else:
         model = load(source, dtype=dtype if side in BASELINES else "auto", device=device)
     mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     if side.startswith("published"):
+        if not isinstance(model, VGGT):
+            raise InputError(f"{side} is how VGGT's published code runs; this model is of another family")
         run_the_published_way(model)
         mode = torch.no_grad  # under which autocast keeps what it converted
     if side == "published-bf16":
@@ -60,7 +63,7 @@ def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
     return forward
 
 
-def _torchao(model: VGGT) -> None:
+def _torchao(model: Model) -> None:
     """Int8 weights per channel, int8 activations per token at run time (torchao.quantization)."""
     try:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_

@@ -8,7 +8,6 @@ of the checkpoint that will be written, so the optional tensors of the method co
 
 import copy
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,24 +20,20 @@ from quantvggt.calibrate.methods import Method
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.pipeline import record_of, require_float, resolve_schemes
 from quantvggt.calibrate.sensitivity import measure_losses
-from quantvggt.calibrate.stream import Place, Stream, camera_places, dino_places, places
+from quantvggt.calibrate.stream import Stream
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import FLOAT_BITS, Scheme
-from quantvggt.models import VGGT
+from quantvggt.models import Model, build
 from quantvggt.models.quantization import Quantization
-from quantvggt.models.sites import LAYERS, all_sites
+from quantvggt.models.sites import all_sites, site_groups
 from quantvggt.nn.quant_conv import QuantConv2d
-from quantvggt.nn.quant_linear import NUM_SPECIAL, OPTIONAL_BUFFERS, QuantLinear
+from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS, QuantLinear
 from quantvggt.nn.quant_weight import QuantWeight
-from quantvggt.nn.rope import rope_tables
 from quantvggt.scenes.clip import Clip
 
 LOW, HIGH = 4, 8
-_BLOCK = re.compile(r"(aggregator\.\w+_blocks|aggregator\.patch_embed\.blocks|camera_head\.trunk)\.(\d+)")
-_PART = re.compile(r"track_head\.feature_extractor|\w+\.scratch\.\w+|\w+\.\w+")
-BLOCKS_PER_GROUP = 4
 
-SizeOf = Callable[[VGGT, torch.dtype], int]
+SizeOf = Callable[[Model, torch.dtype], int]
 Optional = dict[str, tuple[int, ...]]
 
 
@@ -75,19 +70,9 @@ def format_groups(choice: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def group_of(site: str) -> str:
-    """The group that a layer belongs to: four blocks of a kind, or the part of its head."""
-    if block := _BLOCK.match(site):
-        first = int(block[2]) // BLOCKS_PER_GROUP * BLOCKS_PER_GROUP
-        return f"{block[1]}.{first}-{first + BLOCKS_PER_GROUP - 1}"
-    part = _PART.match(site)
-    assert part is not None, site
-    return part[0]
-
-
 @torch.no_grad()
 def choose(
-    model: VGGT,
+    model: Model,
     scheme: Scheme,
     method: Method,
     clips: Sequence[Clip],
@@ -122,7 +107,7 @@ def choose(
     return Choice(budget, {site: chosen[site] for site in schemes[LOW]}, sketch.describe(lowered))
 
 
-def candidates(model: VGGT, scheme: Scheme, method: Method, bits: int) -> dict[str, Scheme]:
+def candidates(model: Model, scheme: Scheme, method: Method, bits: int) -> dict[str, Scheme]:
     """{site: scheme} with `bits` (LOW or HIGH) for every weight."""
     weight = min(bits, scheme.weight_bits) if bits == LOW else bits
     act = scheme.act_bits if scheme.act_bits == FLOAT_BITS else max(weight, scheme.act_bits)
@@ -138,7 +123,7 @@ class _Sketch:
 
     def __init__(
         self,
-        model: VGGT,
+        model: Model,
         method: Method,
         schemes: Mapping[int, Mapping[str, Scheme]],
         budget: int,
@@ -148,18 +133,18 @@ class _Sketch:
     ) -> None:
         self.budget, self.size_of, self.record, self.schemes = budget, size_of, record, schemes
         with torch.device("meta"):
-            self.model = VGGT(model.config).to(model.dtype)
+            self.model = build(model.config).to(model.dtype)
         sites = all_sites(model)
         self.floats = _stored_dtype(model, sites)
         self.groups: dict[str, list[str]] = {}
-        for site in sites:
-            self.groups.setdefault(group_of(site), []).append(site)
+        for site, group in site_groups(model).items():
+            self.groups.setdefault(group, []).append(site)
         empty = all_sites(self.model)
         self.layers: dict[tuple[int, str], QuantWeight] = {}
         for bits, own in schemes.items():
             optional = optional_tensors(model, method, own, progress)
             for site, scheme in own.items():
-                self.layers[bits, site] = _empty_layer(empty[site], scheme, optional.get(_part(site), {}))
+                self.layers[bits, site] = _empty_layer(empty[site], scheme, optional.get(site, {}))
         self.losses = dict.fromkeys(self.groups, 0.0)
 
     def bytes(self, group: str, bits: int) -> int:
@@ -216,34 +201,32 @@ class _Sketch:
         return lowered
 
 
-def optional_tensors(model: VGGT, method: Method, schemes: Mapping[str, Scheme], progress: bool) -> dict[str, Optional]:
-    """{site with 0 for its block's index: shapes of the optional tensors that `method` gives it}.
+def optional_tensors(
+    model: Model, method: Method, schemes: Mapping[str, Scheme], progress: bool
+) -> dict[str, Optional]:
+    """{site: shapes of the optional tensors that `method` gives it}, of the layers of all blocks.
 
-    Found by solving the first block of each kind on a few random tokens: blocks of a kind are alike.
+    Found by solving one block of each kind on a small picture: blocks of the same shapes and schemes are alike.
     """
+    side = 2 * model.patch_size
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     shapes: dict[str, Optional] = {}
-    for place, special in tqdm(_first_places(model), "sizes", unit="block", leave=False, disable=not progress):
-        own = {layer: schemes[f"{place.name}.{layer}"] for layer in LAYERS}
-        block = copy.deepcopy(model.get_submodule(place.name))
-        width = block.get_parameter("norm1.weight").shape[0]
-        tokens = torch.randn(1, NUM_SPECIAL + 4, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
-        rope = rope_tables(2, 2, NUM_SPECIAL, model.aggregator.head_dim, torch.device("cpu"))
-        turns = place.parent is None
-        stream = Stream([tokens], [rope if turns else None], special)
-        for layer, module in method.solve(BlockTask(place, block, own, stream, stream)).items():
-            buffers = dict(module.named_buffers())
-            shapes[f"{place.name}.{layer}"] = {k: tuple(buffers[k].shape) for k in OPTIONAL_BUFFERS if k in buffers}
+    alike: dict[Any, dict[str, Optional]] = {}
+    for part in tqdm(model.parts, "sizes", unit="part", leave=False, disable=not progress):
+        stream = Stream.start(part, model, [Clip(images, ["small"])])
+        for place in part.places:
+            own = {layer: schemes[site] for layer, site in zip(place.layers, place.sites, strict=True)}
+            block = model.get_submodule(place.name)
+            kind = part.special, *((own[layer], block.get_submodule(layer).weight.shape) for layer in own)
+            if kind not in alike:
+                task = BlockTask(place, copy.deepcopy(block), own, stream, stream)
+                buffers = {layer: dict(module.named_buffers()) for layer, module in method.solve(task).items()}
+                alike[kind] = {
+                    layer: {name: tuple(found[name].shape) for name in OPTIONAL_BUFFERS if name in found}
+                    for layer, found in buffers.items()
+                }
+            shapes |= {site: alike[kind][layer] for layer, site in zip(place.layers, place.sites, strict=True)}
     return shapes
-
-
-def _first_places(model: VGGT) -> list[tuple[Place, int]]:
-    routes = ((dino_places(model), NUM_SPECIAL), (places(model)[:1], NUM_SPECIAL), (camera_places(model), 0))
-    return [(route[0], special) for route, special in routes if route]
-
-
-def _part(site: str) -> str:
-    """The site of the first block of the same kind: global blocks are like frame blocks."""
-    return _BLOCK.sub(r"\1.0", site).replace("aggregator.global_blocks", "aggregator.frame_blocks")
 
 
 def _empty_layer(module: nn.Module, scheme: Scheme, optional: Optional) -> QuantWeight:
@@ -256,7 +239,7 @@ def _empty_layer(module: nn.Module, scheme: Scheme, optional: Optional) -> Quant
     return QuantLinear.empty(k, rows, scheme, optional, bias, module.weight.dtype, "meta")
 
 
-def _stored_dtype(model: VGGT, sites: Mapping[str, nn.Module]) -> torch.dtype:
+def _stored_dtype(model: Model, sites: Mapping[str, nn.Module]) -> torch.dtype:
     """How the checkpoint stores what isn't quantized: in 16 bits unless a number is beyond float16."""
     if model.dtype != torch.float32:
         return model.dtype

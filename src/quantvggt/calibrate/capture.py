@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.scenes.clip import Clip
 
 Observer = Callable[[Tensor], None]
 
 
 @torch.inference_mode()
-def observe_inputs(model: VGGT, clips: Sequence[Clip], observers: Mapping[str, Observer], progress: bool) -> None:
+def observe_inputs(model: Model, clips: Sequence[Clip], observers: Mapping[str, Observer], progress: bool) -> None:
     """Call `observers[site]` with the input [.., K] of that layer, once per clip, in the order layers run.
 
     Nothing is stored: memory stays that of one forward pass of the trunk, without the heads.
@@ -25,8 +25,7 @@ def observe_inputs(model: VGGT, clips: Sequence[Clip], observers: Mapping[str, O
     ]
     try:
         for clip in tqdm(clips, desc="calibrating", unit="clip", disable=not progress):
-            images = clip.images[None].to(model.device, model.dtype)
-            model.aggregator(images, [model.config.depth - 1])
+            model.encode(clip.images[None].to(model.device, model.dtype))
     finally:
         for handle in handles:
             handle.remove()

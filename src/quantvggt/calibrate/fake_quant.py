@@ -16,7 +16,7 @@ from quantvggt.core.affine import qmax, quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import ASYMMETRIC_BITS, Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 
 CLIP_LOGIT = 4.0  # sigmoid(4) = 0.982, where the published code starts
 SMALLEST = 1e-5
@@ -146,6 +146,7 @@ class FakeQuantLinear(nn.Module):
     """
 
     frame_tokens: int | None = None
+    special_tokens: int = 0
 
     def __init__(
         self,
@@ -222,7 +223,7 @@ class FakeQuantLinear(nn.Module):
             return qmax(self.scheme.act_bits)
         assert self.frame_tokens is not None, "mark_frames first"
         top = x.new_full((self.frame_tokens, 1), qmax(self.scheme.act_bits))
-        top[:NUM_SPECIAL] = qmax(self.scheme.special_bits)
+        top[: self.special_tokens] = qmax(self.scheme.special_bits)
         return top.expand(x.shape[:-1].numel() // self.frame_tokens, -1, -1).reshape(*x.shape[:-1], 1)
 
     @torch.no_grad()

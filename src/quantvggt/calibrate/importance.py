@@ -16,16 +16,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from quantvggt.calibrate.stream import Stream, as_sequence, places
-from quantvggt.models import VGGT
-from quantvggt.models.pose import decode_pose
-from quantvggt.models.vggt.heads.dpt import activate_depth, activate_points
-from quantvggt.nn.quant_linear import NUM_SPECIAL
+from quantvggt.calibrate.stream import Stream
+from quantvggt.models import Model
+from quantvggt.models.answers import quantities, units
+from quantvggt.models.family import as_sequence
+from quantvggt.nn.quant_linear import mark_frames
 from quantvggt.scenes.clip import Clip
 
 PROBES = 1
 DENSE_FRAMES = 8  # of a longer clip only so many, drawn anew for each clip, go through the dense heads
-SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,49 +43,49 @@ class Importance:
 
 
 def block_importance(
-    model: VGGT, clips: Sequence[Clip], progress: bool = True, seed: int = 0, probes: int = PROBES
+    model: Model, clips: Sequence[Clip], progress: bool = True, seed: int = 0, probes: int = PROBES
 ) -> dict[str, Importance]:
     """{block name: weights of its outputs} for a float model; deterministic by `seed`.
 
     Each task's outputs (see `task_outputs`) count as one, whatever their number. A single element's square is too noisy
     to use, so what is returned is a product: of token weights, the mean over channels, for every token of every clip
-    (over clips and frames for the camera token and each register, which play one part everywhere), and of
+    (over clips and frames for each special token, which plays one part everywhere), and of
     channel weights, the mean over all tokens of all clips. Runs in the model's dtype, one clip at a time; activations
     inside blocks are computed again instead of kept.
     """
-    route = places(model)
-    tokens: list[list[Tensor]] = [[] for _ in route]
-    channels = [torch.zeros(model.config.embed_dim) for _ in route]
-    stream = Stream.start(model, clips)
+    trunk = model.trunk
+    tokens: list[list[Tensor]] = [[] for _ in trunk.places]
+    channels = [torch.zeros(()) for _ in trunk.places]
+    stream = Stream.start(trunk, model, clips)
     for index, clip in enumerate(tqdm(clips, desc="importance", unit="clip", disable=not progress)):
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{index}".encode()))
         for block, squares in enumerate(squared_gradients(model, stream, index, clip, generator, probes)):
             tokens[block].append(squares.mean(-1, keepdim=True))
-            channels[block] += squares.flatten(0, -2).mean(0) / len(clips)
+            channels[block] = channels[block] + squares.flatten(0, -2).mean(0) / len(clips)
     return {
-        place.name: _normalised([as_sequence(x, place.kind) for x in _share_special(own)], total)
-        for place, own, total in zip(route, tokens, channels, strict=True)
+        place.name: _normalised([as_sequence(x, place.kind) for x in _share_special(own, trunk.special)], total)
+        for place, own, total in zip(trunk.places, tokens, channels, strict=True)
     }
 
 
 @torch.enable_grad()
 def squared_gradients(
-    model: VGGT, stream: Stream, index: int, clip: Clip, generator: torch.Generator, probes: int
+    model: Model, stream: Stream, index: int, clip: Clip, generator: torch.Generator, probes: int
 ) -> list[Tensor]:
     """For each block as they run: an estimate of the Fisher diagonal of its output for one clip, float32 [S, P, C]."""
     images = clip.images[None].to(model.device, model.dtype)
-    shape = stream.tokens[index].shape
-    outputs: list[Tensor] = []
-    read: dict[int, Tensor] = {}
+    part, context = stream.part, stream.contexts[index]
     x = stream.tokens[index].to(model.device, model.dtype).requires_grad_()
-    for place in places(model):
+    shape = x.shape
+    outputs: list[Tensor] = []
+    for place in part.places:
         block = model.get_submodule(place.name)
-        _, rope = stream.input(index, block, place.kind)
-        x = checkpoint(block, as_sequence(x, place.kind), rope, use_reentrant=False).view(shape)
+        mark_frames(block, shape[1], part.special)
+        x = part.before(place, x, context)
+        others = part.arguments(place, context, model.device)
+        x = checkpoint(block, as_sequence(x, place.kind), *others, use_reentrant=False).view(shape)
         outputs.append(x)
-        if place.kind == "global" and place.index in model.config.layers_read:
-            read[place.index] = torch.cat(outputs[-2:], dim=-1)[None]
-    tasks = task_outputs(model, read, images, generator)
+    tasks = task_outputs(model, outputs, images, generator)
     result = [torch.zeros(shape) for _ in outputs]
     for probe in range(probes):
         noise = [torch.randn(task.shape, generator=generator).to(task) / task.numel() ** 0.5 for task in tasks]
@@ -99,48 +98,31 @@ def squared_gradients(
 
 
 def task_outputs(
-    model: VGGT, tokens: dict[int, Tensor], images: Tensor, generator: torch.Generator | None = None
+    model: Model, outputs: Sequence[Tensor], images: Tensor, generator: torch.Generator | None = None
 ) -> list[Tensor]:
-    """What the heads say of one clip, as numbers without unit, so that errors of all tasks can be compared.
+    """What the heads say of one clip, as numbers without unit, so that errors of all heads can be compared.
 
-    tokens: {layer: [1, S, P, 2C]} for the layers that heads read; images [1, S, 3, H, W]. Returned, where the heads
-    exist: relative rotations and translations of all pairs of cameras, translations divided by their own root mean
-    square; fields of view in radians; depth divided by itself and points by their distance from the origin, at least
-    its median, whose gradients are those of relative errors. Of more than DENSE_FRAMES frames, some are drawn for the
-    last two; without `generator` the first. The gradient goes through all refinements of the cameras: training cuts it
-    between them, and what is left for the last one is a millionth of how the answer really depends on the tokens.
+    outputs: what each of the trunk's blocks gives, [S, P, C]; images [1, S, 3, H, W]. Returned are
+    `models.answers.quantities` over their `units`, which count as constants: so gradients of depth and points are those
+    of relative errors. Of more than DENSE_FRAMES frames, some are drawn for depth and points; without `generator` the
+    first. The gradient goes through all refinements of the cameras: training cuts it between them, and what is left for
+    the last one is a millionth of how the answer really depends on the tokens.
     """
-    tasks: list[Tensor] = []
-    height, width = images.shape[-2:]
-    if "camera" in model.config.heads:
-        pose = model.camera_head(tokens[model.config.depth - 1][:, :, 0], cut=False)[-1][0]
-        extrinsics, _ = decode_pose(pose, height, width)
-        rotation, translation = extrinsics[:, :, :3], extrinsics[:, :, 3]
-        between = rotation[:, None] @ rotation[None].transpose(-1, -2)
-        moved = translation[:, None] - (between @ translation[None, :, :, None])[..., 0]
-        tasks += [between, moved / moved.detach().square().mean().sqrt().clamp(min=SMALLEST), pose[:, 7:]]
     frames = images.shape[1]
     chosen = torch.arange(frames) if generator is None else torch.randperm(frames, generator=generator)
-    chosen = chosen[:DENSE_FRAMES]
-    shown = {layer: tokens[layer][0, chosen] for layer in set(model.config.dpt_layers)}
-    if "depth" in model.config.heads:
-        depth, _ = activate_depth(model.depth_head(shown, height, width))
-        tasks.append(depth / depth.detach().clamp(min=SMALLEST))
-    if "point" in model.config.heads:
-        points, _ = activate_points(model.point_head(shown, height, width))
-        distance = points.detach().norm(dim=-1, keepdim=True)
-        tasks.append(points / torch.maximum(distance, distance.median()).clamp(min=SMALLEST))
-    return tasks
+    answers = model.read(model.collect(outputs), images, dense=chosen[:DENSE_FRAMES].tolist(), cut=False)
+    constant = units(answers.detach())
+    return [value / unit.to(value) for value, unit in zip(quantities(answers), constant, strict=True)]
 
 
-def _share_special(tokens: list[Tensor]) -> list[Tensor]:
+def _share_special(tokens: list[Tensor], special: int) -> list[Tensor]:
     """[S, P, 1] per clip: the first frame's special tokens averaged over clips, those of the others over frames too."""
-    heads = torch.stack([x[0, :NUM_SPECIAL] for x in tokens]).mean(0)
-    rest = torch.cat([x[1:, :NUM_SPECIAL] for x in tokens])
+    heads = torch.stack([x[0, :special] for x in tokens]).mean(0)
+    rest = torch.cat([x[1:, :special] for x in tokens])
     for x in tokens:
-        x[0, :NUM_SPECIAL] = heads
+        x[0, :special] = heads
         if len(x) > 1:
-            x[1:, :NUM_SPECIAL] = rest.mean(0)
+            x[1:, :special] = rest.mean(0)
     return tokens
 
 

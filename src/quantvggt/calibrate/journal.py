@@ -16,14 +16,14 @@ from torch import Tensor
 
 from quantvggt.core.files import atomic_file
 from quantvggt.core.scheme import Scheme
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS, QuantLinear
 from quantvggt.scenes.clip import Clip
 
 PREFIX, SUFFIX, LOSSES = "unfinished-", ".safetensors", "unfinished-losses.json"
 
 
-def fingerprint(model: VGGT, clips: Sequence[Clip], record: dict[str, Any]) -> str:
+def fingerprint(model: Model, clips: Sequence[Clip], record: dict[str, Any]) -> str:
     """A text that is the same for the same model, images and task, and for no other."""
     digest = hashlib.sha256(json.dumps({"quantvggt": version("quantvggt"), **record}, sort_keys=True).encode())
     tensors = [*model.state_dict().items(), *((f"clip {index}", clip.images) for index, clip in enumerate(clips))]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from quantvggt.calibrate.fake_quant import FakeQuantLinear
 from quantvggt.calibrate.methods.base import BlockTask
-from quantvggt.calibrate.stream import as_sequence
+from quantvggt.models.family import as_sequence
 from quantvggt.nn.quant_linear import QuantLinear
 
 
@@ -60,11 +60,11 @@ def reconstruct(
         for _ in range(epochs):
             total = 0.0
             for index in torch.randperm(len(task.targets.tokens), generator=generator).tolist():
-                x, rope = task.inputs.input(index, block, task.place.kind)
+                x, *others = task.inputs.input(index, block, task.place)
                 if mix:
-                    x = torch.where(torch.rand_like(x) < mix, task.floats.input(index, block, task.place.kind)[0], x)
+                    x = torch.where(torch.rand_like(x) < mix, task.floats.input(index, block, task.place)[0], x)
                 target = as_sequence(task.targets.tokens[index], task.place.kind).to(x)
-                error = (block(x, rope) - target).square()
+                error = (block(x, *others) - target).square()
                 if task.importance is not None:
                     error = error * task.importance[index].to(x)
                 loss = error.mean()

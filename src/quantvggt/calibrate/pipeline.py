@@ -17,12 +17,13 @@ from quantvggt.calibrate.methods import Method, make_method
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.static import with_static_ranges
-from quantvggt.calibrate.stream import Place, Stream, camera_places, dino_places, places
+from quantvggt.calibrate.stream import Stream
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
-from quantvggt.models import VGGT
+from quantvggt.models import Model
+from quantvggt.models.family import Part, Place
 from quantvggt.models.quantization import Quantization
-from quantvggt.models.sites import LAYERS, all_sites, quantizable_sites
+from quantvggt.models.sites import all_sites, quantizable_sites
 from quantvggt.nn.quant_linear import FLOAT32_BUFFERS
 from quantvggt.scenes.clip import Clip
 
@@ -31,7 +32,7 @@ SiteSchemes = Mapping[str, str | Scheme]
 
 @torch.no_grad()
 def quantize(
-    model: VGGT,
+    model: Model,
     scheme: str | Scheme,
     method: str,
     clips: Sequence[Clip] = (),
@@ -43,7 +44,7 @@ def quantize(
     device: str | torch.device | None = None,
     rest: str | Scheme | None = None,
     choice: Mapping[str, Any] | None = None,
-) -> VGGT:
+) -> Model:
     """A new model whose frame and global blocks compute in few bits; `model` itself stays as it was.
 
     scheme: a preset such as "w4a4", or a Scheme. method: a name in `calibrate.methods.METHODS`, with its
@@ -80,14 +81,14 @@ def quantize(
     return quantized
 
 
-def require_float(model: VGGT) -> None:
+def require_float(model: Model) -> None:
     """Raises InputError if `model` can't be quantized: it is already, or computes in mixed precision."""
     if model.quantization is not None:
         raise InputError(
             f"the model is quantized already ({model.quantization.method}, {model.quantization.scheme.name}); "
             "start from the full-precision model"
         )
-    if model.aggregator.products is not None:
+    if model.products is not None:
         raise InputError('a model in mixed precision is for inference; load it without dtype="mixed" to quantize it')
 
 
@@ -104,8 +105,8 @@ def record_of(
 
 
 def _run(
-    model: VGGT,
-    quantized: VGGT,
+    model: Model,
+    quantized: Model,
     method: Method,
     schemes: Mapping[str, Scheme],
     clips: Sequence[Clip],
@@ -113,28 +114,26 @@ def _run(
     device: torch.device,
     progress: bool,
 ) -> None:
-    """DINOv2, the trunk, the layers that stand alone, the camera head: each on what the parts before it give."""
-    parts = [(places(model), Stream.start)]
-    if _concerns(dino_places(model), schemes):
-        parts.insert(0, (dino_places(model), Stream.dino))
-    if _concerns(camera_places(model), schemes):
-        parts.append((camera_places(model), Stream.cameras))
-    of_blocks = {f"{place.name}.{layer}" for route, _ in parts for place in route for layer in LAYERS}
+    """The layers that stand alone, then the model's parts, each on what the parts before it give."""
+    parts = [
+        (part, small) for part, small in zip(model.parts, quantized.parts, strict=True) if _concerns(part, schemes)
+    ]
+    of_blocks = {site for part, _ in parts for place in part.places for site in place.sites}
     alone = [name for name in schemes if name not in of_blocks]
     steps = max(1, method.ticks)
-    total = sum(len(route) for route, _ in parts) * steps + len(alone)
+    total = sum(len(part.places) for part, _ in parts) * steps + len(alone)
     with tqdm(total=total, desc=method.name, unit="step", disable=not progress) as bar:
         importance = method.prepare(model, clips, progress)
         for name in alone:
             rounded = round_layer(model.get_submodule(name), schemes[name], search=method.needs_calibration)
             quantized.set_submodule(name, rounded)
             bar.update()
-        for route, start in parts:
+        for part, small in parts:
             # A method that neither sees the float stream nor learns its outputs never asks for it.
             follows_floats = method.input_stream == "float" or method.ticks > 0
-            floats = start(model if follows_floats else quantized, clips)
-            actual = start(quantized, clips) if method.input_stream == "quantized" else None
-            for place in route:
+            floats = Stream.start(part, model, clips) if follows_floats else Stream.start(small, quantized, clips)
+            actual = Stream.start(small, quantized, clips) if method.input_stream == "quantized" else None
+            for place in part.places:
                 before = bar.n
                 block = copy.deepcopy(model.get_submodule(place.name)).to(device)
                 task = _task(place, block, schemes, actual or floats, floats, importance, bar)
@@ -147,14 +146,14 @@ def _run(
                 for layer, module in layers.items():
                     block.set_submodule(layer, module.to(device))
                 if actual is not None:
-                    actual = actual.after(block, place.kind)
+                    actual = actual.after(block, place)
                 for layer, module in layers.items():
                     quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
                 bar.update(before + steps - bar.n)
 
 
-def _concerns(route: Sequence[Place], schemes: Mapping[str, Scheme]) -> bool:
-    return any(f"{place.name}.{layer}" in schemes for place in route for layer in LAYERS)
+def _concerns(part: Part, schemes: Mapping[str, Scheme]) -> bool:
+    return any(site in schemes for place in part.places for site in place.sites)
 
 
 def _task(
@@ -166,7 +165,7 @@ def _task(
     importance: Mapping[str, Importance],
     bar: "tqdm[Any]",
 ) -> BlockTask:
-    own = {layer: schemes[f"{place.name}.{layer}"] for layer in LAYERS if f"{place.name}.{layer}" in schemes}
+    own = {layer: schemes[site] for layer, site in zip(place.layers, place.sites, strict=True) if site in schemes}
 
     def tick(words: str) -> None:
         bar.set_postfix_str(f"{place.name}, {words}", refresh=False)
@@ -178,7 +177,7 @@ def _task(
 
 
 def resolve_schemes(
-    model: VGGT, scheme: Scheme, rest: Scheme | None, patterns: SiteSchemes, method: Method
+    model: Model, scheme: Scheme, rest: Scheme | None, patterns: SiteSchemes, method: Method
 ) -> dict[str, Scheme]:
     """Every layer that is to be quantized and its scheme, in the order of `all_sites`."""
     sites = all_sites(model)
@@ -191,14 +190,15 @@ def resolve_schemes(
         if not fitting:
             raise InputError(f"no site fits {pattern!r}; they are named like {next(iter(sites))}")
         chosen |= dict.fromkeys(fitting, Scheme.parse(other))
+    of_pictures = {site for part in model.parts if part.special for place in part.places for site in place.sites}
     return {
-        name: method.refine(chosen[name]) if name.startswith("aggregator.") else rest_scheme(chosen[name], module)
+        name: method.refine(chosen[name]) if name in of_pictures else rest_scheme(chosen[name], module)
         for name, module in sites.items()
         if name in chosen
     }
 
 
-def _round_to_float16(model: VGGT) -> None:
+def _round_to_float16(model: Model) -> None:
     """Give what isn't quantized float16 values, still in float32; tensors it shares with another model don't change."""
     floats = {
         name: value

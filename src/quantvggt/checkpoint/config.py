@@ -12,8 +12,9 @@ import torch
 from quantvggt.checkpoint.compressed_tensors import quantization_config
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
+from quantvggt.models import ModelConfig
+from quantvggt.models.family import find_family
 from quantvggt.models.quantization import Quantization
-from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS
 
 FORMAT = "quantvggt"
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 16 * 2**20
+DEFAULT_FAMILY = "vggt"  # of files that name none
 
 FLOAT_DTYPES = {
     "float32": torch.float32,
@@ -30,7 +32,7 @@ FLOAT_DTYPES = {
 }
 
 _REQUIRED = {"format", "format_version", "model"}
-_OPTIONAL = {"quantvggt_version", "torch_version", "dtype", "quantization", "sites", "quantization_config"}
+_OPTIONAL = {"quantvggt_version", "torch_version", "family", "dtype", "quantization", "sites", "quantization_config"}
 
 
 # Optional tensors that a flag announces, and those that say their shape.
@@ -102,7 +104,7 @@ def _shape(sizes: Any, dimensions: int) -> tuple[int, ...]:
 class CheckpointConfig:
     """What config.json says. dtype: the dtype of the model's unquantized numbers once loaded."""
 
-    model: VGGTConfig
+    model: ModelConfig
     dtype: torch.dtype = torch.float32
     quantization: Quantization | None = None
     sites: dict[str, SiteRecord] = field(default_factory=dict)
@@ -117,6 +119,8 @@ class CheckpointConfig:
             "dtype": dtype_name(self.dtype),
             "model": self.model.to_dict(),
         }
+        if self.model.family != DEFAULT_FAMILY:
+            values["family"] = self.model.family
         if self.quantization is not None:
             values["quantization"] = self.quantization.to_dict()
             values["sites"] = {name: site.to_dict() for name, site in self.sites.items()}
@@ -142,7 +146,8 @@ class CheckpointConfig:
         if not isinstance(dtype, str) or dtype not in FLOAT_DTYPES:
             raise InputError(f"{where}: dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype!r}")
         try:
-            model = VGGTConfig.from_dict(_object(values["model"], "model"))
+            family = find_family(values.get("family", DEFAULT_FAMILY))
+            model = family.config.from_dict(_object(values["model"], "model"))
             record = values.get("quantization")
             quantization = None if record is None else _quantization(_object(record, "quantization"))
             sites = {

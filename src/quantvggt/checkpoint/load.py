@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,9 +14,9 @@ from quantvggt.checkpoint.packaged import NAMES, open_any, packaged_weights
 from quantvggt.checkpoint.validate import check_infos, check_values
 from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
-from quantvggt.models import VGGT, VGGTConfig, mixed
+from quantvggt.models import Model, ModelConfig, VGGTConfig, build, mixed
+from quantvggt.models.family import recognise
 from quantvggt.models.sites import all_sites
-from quantvggt.models.vggt.config import HEADS
 from quantvggt.nn.quant_conv import QuantConv2d
 from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.nn.quant_weight import QuantWeight
@@ -34,7 +33,7 @@ Precision = torch.dtype | Literal["auto", "mixed"]
 
 def load(
     name_or_path: str | os.PathLike[str], dtype: Precision | None = None, device: str | torch.device = "cpu"
-) -> VGGT:
+) -> Model:
     """Load a model for inference.
 
     name_or_path: "vggt-nano" or "vggt-nano-heavy" (come with the package); a file .safetensors, .pt, .pth or
@@ -65,9 +64,8 @@ def load(
     fixed = {name for name in expected if is_fixed(name, config.sites)}
     check_infos(path, weights.infos, expected, fixed, remedy)
     narrow = set[str]()
-    if dtype == "mixed" or (dtype == "auto" and mixed.is_quick(device)):
-        dtype, narrow = torch.float32, mixed.bfloat16_parameters(model)
-        model.aggregator.products = mixed.PRODUCTS
+    if dtype == "mixed" or (dtype == "auto" and model.mixes and mixed.is_quick(device)):
+        dtype, narrow = torch.float32, model.mix(mixed.PRODUCTS)
     wide = dtype if isinstance(dtype, torch.dtype) else config.dtype
     types = {name: mixed.PRODUCTS if name in narrow else wide for name in expected if name not in fixed}
     _fill(model, weights, config.sites, fixed, types, device)
@@ -95,27 +93,26 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def infer_config(infos: dict[str, TensorInfo]) -> VGGTConfig:
-    """VGGT-1B with those heads that the tensors' names show."""
-    prefixes = {name.partition(".")[0] for name in infos}
-    return replace(VGGTConfig.vggt_1b(), heads=tuple(head for head in HEADS if f"{head}_head" in prefixes))
+def infer_config(infos: dict[str, TensorInfo]) -> ModelConfig:
+    """Of published weights of a family that we know; VGGT-1B if there is none, whose missing tensors tell more."""
+    return recognise({name: info.shape for name, info in infos.items()}) or VGGTConfig.vggt_1b()
 
 
-def _check_depth(config: VGGTConfig, weights: WeightsFile) -> None:
+def _check_depth(config: ModelConfig, weights: WeightsFile) -> None:
     """Every block has tensors, so a config that asks for more blocks than there are is refused unbuilt."""
-    if max(config.depth, config.camera_trunk_depth) > len(weights.infos):
+    if config.blocks > len(weights.infos):
         raise InputError(
             f"{weights.path.parent / CONFIG_NAME} asks for more blocks than {weights.path.name} has tensors; "
             f"{_OUR_REMEDY}"
         )
 
 
-def _empty_model(config: CheckpointConfig, weights: WeightsFile) -> VGGT:
+def _empty_model(config: CheckpointConfig, weights: WeightsFile) -> Model:
     """The model without memory behind its weights."""
     config_path = weights.path.parent / CONFIG_NAME
     try:
         with torch.device("meta"):
-            model = VGGT(config.model)
+            model = build(config.model)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{config_path}: these sizes make no model ({error}); {_OUR_REMEDY}") from error
     sites = all_sites(model)
@@ -152,14 +149,14 @@ def _empty_layer(record: SiteRecord, module: nn.Module) -> QuantWeight:
     )
 
 
-def _expected(model: VGGT, sites: dict[str, SiteRecord]) -> dict[str, TensorInfo]:
+def _expected(model: Model, sites: dict[str, SiteRecord]) -> dict[str, TensorInfo]:
     expected = {name: TensorInfo(tuple(x.shape), x.dtype) for name, x in model.state_dict().items()}
     packed = (site for site, record in sites.items() if record.packed)
     return expected | {f"{site}.weight_shape": TensorInfo((2,), torch.int64) for site in packed}
 
 
 def _fill(
-    model: VGGT,
+    model: Model,
     weights: WeightsFile,
     sites: dict[str, SiteRecord],
     fixed: set[str],

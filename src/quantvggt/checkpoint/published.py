@@ -17,7 +17,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import signs_from_matrix
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models import VGGT
+from quantvggt.models import VGGT, Model
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.nn.quant_linear import QuantLinear
@@ -31,7 +31,7 @@ FILES = {
 _REMEDY = "import into the model that was calibrated"
 
 
-def import_published(model: VGGT, folder: str | os.PathLike[str], scheme: str | Scheme) -> VGGT:
+def import_published(model: Model, folder: str | os.PathLike[str], scheme: str | Scheme) -> Model:
     """Quantize `model` with the parameters in `folder`; returns a new model, the float tensors are shared.
 
     scheme: the bit widths of the calibration, such as "w4a4"; the files don't tell.
@@ -41,6 +41,8 @@ def import_published(model: VGGT, folder: str | os.PathLike[str], scheme: str | 
     Raises InputError if a file is missing, damaged or made for another model.
     """
     scheme = Scheme.parse(scheme)
+    if not isinstance(model, VGGT):
+        raise InputError("QuantVGGT's parameters are for VGGT; this model is of another family")
     sites = quantizable_sites(model)
     if any(isinstance(site, QuantLinear) for site in sites.values()):
         raise InputError("this model is already quantized; import into the model in full precision")

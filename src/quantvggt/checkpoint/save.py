@@ -23,7 +23,7 @@ from quantvggt.checkpoint.config import (
 from quantvggt.checkpoint.weights import TensorInfo, safetensors_bytes, write_safetensors
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_folder
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.models.sites import all_sites
 from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS
 from quantvggt.nn.quant_weight import QuantWeight
@@ -32,7 +32,7 @@ _METADATA = {"format": "pt"}
 
 
 def save(
-    model: VGGT,
+    model: Model,
     folder: str | os.PathLike[str],
     overwrite: bool = False,
     float_dtype: torch.dtype | None = None,
@@ -80,7 +80,7 @@ def save(
     return path
 
 
-def checkpoint_bytes(model: VGGT, float_dtype: torch.dtype) -> int:
+def checkpoint_bytes(model: Model, float_dtype: torch.dtype) -> int:
     """The size of the two files that `save` would write, floats in `float_dtype`; exact. The model may lie on the meta
     device.
     """
@@ -90,7 +90,7 @@ def checkpoint_bytes(model: VGGT, float_dtype: torch.dtype) -> int:
     return len(encode_config(config)) + safetensors_bytes(_infos(state, records, float_dtype), _METADATA)
 
 
-def _records(model: VGGT) -> dict[str, SiteRecord]:
+def _records(model: Model) -> dict[str, SiteRecord]:
     return {name: _record(site) for name, site in all_sites(model).items() if isinstance(site, QuantWeight)}
 
 

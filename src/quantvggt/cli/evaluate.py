@@ -74,7 +74,7 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     dtype, device = dtype_of(args), device_of(args)
     model = api.load(args.model, dtype=dtype, device=device)
     first = HELD_OUT_SEED + args.seed
-    clips = make_clips(range(first, first + args.scenes), args.frames, model.config.img_size)
+    clips = make_clips(range(first, first + args.scenes), args.frames, model.image_size)
     reference = None
     if args.reference:
         exact = api.load(args.reference, dtype=torch.float32, device=device)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     output = require_free(args.output, args.overwrite)
     source = args.source[0] if len(args.source) == 1 else args.source
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
-    clip = load_clip(source, frames=args.frames, rate=args.rate, mode=args.mode, size=model.config.img_size)
+    clip = load_clip(source, frames=args.frames, rate=args.rate, mode=args.mode, size=model.image_size)
     height, width = clip.images.shape[-2:]
     say(f"{len(clip.names)} frames of {width}x{height}; running {args.model}")
     start = time.perf_counter()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from quantvggt.calibrate.capture import observe_inputs
 from quantvggt.core.errors import InputError
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.models.sites import all_sites, quantizable_sites
 from quantvggt.nn.quant_conv import flat_weight
-from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.nn.quant_weight import QuantWeight
 from quantvggt.scenes.clip import Clip
 
@@ -44,7 +44,7 @@ class SiteReport:
 
 
 def inspect_sites(
-    model: VGGT, clips: Sequence[Clip], reference: VGGT | None = None, progress: bool = True
+    model: Model, clips: Sequence[Clip], reference: Model | None = None, progress: bool = True
 ) -> list[SiteReport]:
     """Every quantizable layer of `model`, the trunk's in the order they run; `clips` show what activations look like.
 
@@ -61,16 +61,17 @@ def inspect_sites(
     if len(sizes) > 1:
         raise InputError(f"inspect needs clips of one image size, got {sorted(map(tuple, sizes))}")
     height, width = sizes.pop()
-    tokens = NUM_SPECIAL + (height // model.config.patch_size) * (width // model.config.patch_size)
-    observers = {name: partial(_observe, peaks, name, tokens) for name in quantizable_sites(model)}
+    special = model.trunk.special
+    tokens = special + (height // model.patch_size) * (width // model.patch_size)
+    observers = {name: partial(_observe, peaks, name, tokens, special) for name in quantizable_sites(model)}
     observe_inputs(model, clips, observers, progress)
     return [_report(name, site, floats, peaks.get(name)) for name, site in all_sites(model).items()]
 
 
-def _observe(peaks: dict[str, Tensor], name: str, tokens: int, x: Tensor) -> None:
+def _observe(peaks: dict[str, Tensor], name: str, tokens: int, special: int, x: Tensor) -> None:
     """Keep float32 [2, K]: the channel peaks of special and of patch tokens."""
     frames = x.float().abs().reshape(-1, tokens, x.shape[-1])
-    peak = torch.stack((frames[:, :NUM_SPECIAL].amax((0, 1)), frames[:, NUM_SPECIAL:].amax((0, 1))))
+    peak = torch.stack((frames[:, :special].amax((0, 1)), frames[:, special:].amax((0, 1))))
     peaks[name] = peak if name not in peaks else torch.maximum(peaks[name], peak)
 
 

@@ -16,8 +16,7 @@ from quantvggt.evaluate.metrics.depth import depth_error
 from quantvggt.evaluate.metrics.drift import Drift, drift
 from quantvggt.evaluate.metrics.points import PointErrors, point_errors
 from quantvggt.evaluate.metrics.pose import auc, pose_errors
-from quantvggt.models import VGGT
-from quantvggt.models.pose import decode_pose
+from quantvggt.models import Model
 from quantvggt.reconstruction.geometry import camera_centres, unproject
 from quantvggt.scenes.clip import Clip, GroundTruth
 
@@ -42,7 +41,7 @@ class Prediction:
 
 
 def predict(
-    model: VGGT,
+    model: Model,
     clips: Sequence[Clip],
     progress: bool = True,
     label: str = "predict",
@@ -58,7 +57,7 @@ def predict(
     frame by frame, so these frames answer as they would among all, and on a small model most of the time is saved.
     Raises InputError if the model has no camera or no depth head.
     """
-    missing = {"camera", "depth"} - set(model.config.heads)
+    missing = {"camera", "depth"} - set(model.heads)
     if missing:
         raise InputError(f"evaluation needs the camera and the depth head; this model has no {sorted(missing)[0]} head")
     threads = torch.get_num_threads()
@@ -117,7 +116,7 @@ def score(
 
 
 def evaluate(
-    model: VGGT,
+    model: Model,
     clips: Sequence[Clip],
     reference: Sequence[Prediction] | None = None,
     *,
@@ -144,13 +143,13 @@ def evaluate(
 
 
 @torch.inference_mode()
-def _predict(model: VGGT, dense_frames: int | None, clip: Clip) -> Prediction:
-    height, width = clip.images.shape[-2:]
-    output = model(clip.images[None].to(model.device), dense_frames=dense_frames)
-    extrinsics, intrinsics = (part.cpu().numpy() for part in decode_pose(output["pose_enc"][0].float(), height, width))
-    depth = output["depth"][0, ..., 0].float().cpu().numpy()
-    if "world_points" in output:
-        points = output["world_points"][0].float().cpu().numpy()
+def _predict(model: Model, dense_frames: int | None, clip: Clip) -> Prediction:
+    shown = None if dense_frames is None else range(min(dense_frames, len(clip.images)))
+    found = model.answers(clip.images[None].to(model.device), shown)
+    wanted = found.extrinsics, found.intrinsics, found.depth
+    extrinsics, intrinsics, depth = (x[0].cpu().numpy() for x in wanted if x is not None)
+    if found.points is not None:
+        points = found.points[0].cpu().numpy()
     else:
         points = unproject(depth, extrinsics[: len(depth)], intrinsics[: len(depth)])
     return Prediction(extrinsics, intrinsics, depth, points)

@@ -1,6 +1,10 @@
-"""Our VGGT, its layers and the names of its quantizable sites."""
+"""The families of models that there are, and the contract between them and the rest of the house."""
 
-from quantvggt.models.vggt.config import VGGTConfig
-from quantvggt.models.vggt.model import VGGT
+from quantvggt.models import vggt
+from quantvggt.models.answers import Answers
+from quantvggt.models.family import FAMILIES, Model, ModelConfig, build
+from quantvggt.models.vggt import VGGT, VGGTConfig
 
-__all__ = ["VGGT", "VGGTConfig"]
+FAMILIES[vggt.FAMILY.name] = vggt.FAMILY
+
+__all__ = ["FAMILIES", "VGGT", "Answers", "Model", "ModelConfig", "VGGTConfig", "build"]

@@ -6,10 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.models.vggt.config import DINO_BACKBONES
 from quantvggt.nn.block import Block, PatchEmbed
 
 NUM_REGISTERS = 4
+
+# name -> (embed_dim, depth, num_heads) of the DINOv2 backbones with registers (DINOv2, table 17)
+DINO_BACKBONES = {
+    "dinov2_vits14_reg": (384, 12, 6),
+    "dinov2_vitb14_reg": (768, 12, 12),
+    "dinov2_vitl14_reg": (1024, 24, 16),
+}
 
 
 class DinoV2(nn.Module):

@@ -1,16 +1,15 @@
-"""A VGGT of any size without its weight file: for time and memory, where the numbers need no sense."""
+"""A model of any size without its weight file: for time and memory, where the numbers need no sense."""
 
 import torch
 from torch import Tensor
 
-from quantvggt.models.vggt.config import VGGTConfig
-from quantvggt.models.vggt.model import VGGT
+from quantvggt.models.family import Model, ModelConfig, build
 
 
-def seeded_model(config: VGGTConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> VGGT:
+def seeded_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Model:
     """Random weights that keep activations of order one, the same for one seed and dtype; on the CPU, in eval mode."""
     with torch.device("meta"):
-        model = VGGT(config)
+        model = build(config)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(name: str, shape: torch.Size) -> Tensor:

@@ -1,4 +1,4 @@
-"""The transformer pieces that the aggregator, DINOv2 and the camera head share.
+"""The transformer block that trunks, DINOv2 and heads are built from.
 
 Symbols: B batch, N tokens, C channels, h heads, d = C / h.
 """
@@ -11,6 +11,8 @@ from quantvggt.nn.fused import LayerScale, linear_steps
 from quantvggt.nn.rope import RopeTables
 
 MLP_ROWS_PER_CHUNK = 8192
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # a block's linear layers, in the order in which they run
+AFTER_NORM = ("attn.qkv", "mlp.fc1")  # those whose input a LayerNorm gives
 
 
 class Mlp(nn.Module):
@@ -21,6 +23,7 @@ class Mlp(nn.Module):
 
     frame_tokens: int | None = None
     """Where it is known, chunks hold whole frames."""
+    special_tokens: int = 0
 
     def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
         super().__init__()

@@ -15,8 +15,6 @@ from quantvggt.core.transform import Transform
 from quantvggt.kernels.ops import int_linear, rotate_quantize
 from quantvggt.nn.quant_weight import QuantWeight
 
-NUM_SPECIAL = 5  # tokens before the patch tokens of each frame: one camera token, four registers
-
 # Optional tensors of a layer: attribute of `Transform` -> buffer name.
 TRANSFORM_BUFFERS = {
     "shift": "input_shift",
@@ -51,7 +49,9 @@ class QuantLinear(QuantWeight):
     input_smooth: Tensor | None
 
     frame_tokens: int | None = None
-    """How many tokens a frame has, its special tokens first; whoever runs the model says so (see `mark_frames`)."""
+    """How many tokens a frame has; whoever runs the model says so (see `mark_frames`)."""
+    special_tokens: int = 0
+    """How many of them, the first ones, are special: no patches."""
 
     @classmethod
     def empty(
@@ -150,7 +150,7 @@ class QuantLinear(QuantWeight):
         if norm is not None:
             options |= {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
         if scheme.special_bits is not None:
-            options |= {"frame_tokens": self._frames(x).shape[1], "special_tokens": NUM_SPECIAL}
+            options |= {"frame_tokens": self._frames(x).shape[1], "special_tokens": self.special_tokens}
             options["special_bits"] = scheme.special_bits
         result: tuple[Tensor, Tensor] = rotate_quantize(
             x, self.rotation_signs, self.input_smooth, self.input_clip, scheme.act_bits, **options
@@ -209,11 +209,11 @@ class QuantLinear(QuantWeight):
         return F.linear(self.transform.apply(x).to(dtype), self.dequantized_weight().to(dtype), bias)
 
 
-def mark_frames(module: nn.Module, tokens: int) -> None:
-    """Tell everything in `module` that cares how many tokens a frame has."""
+def mark_frames(module: nn.Module, tokens: int, special: int) -> None:
+    """Tell everything in `module` that cares how many tokens a frame has, and how many of these are special."""
     for part in module.modules():
         if hasattr(part, "frame_tokens"):
-            part.frame_tokens = tokens  # type: ignore[assignment]  # a plain attribute
+            part.frame_tokens, part.special_tokens = tokens, special  # type: ignore[assignment]  # plain attributes
 
 
 def _output_dtype(x: Tensor) -> torch.dtype:

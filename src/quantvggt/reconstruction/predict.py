@@ -1,13 +1,11 @@
-"""Images to a Scene with a VGGT, quantized or not."""
+"""Images to a Scene with a model, quantized or not."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from quantvggt.core.errors import InputError, QuantVGGTError
-from quantvggt.models import VGGT
-from quantvggt.models.pose import decode_pose
+from quantvggt.models import Answers, Model
 from quantvggt.reconstruction.geometry import to_camera, unproject
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
@@ -17,7 +15,7 @@ Array = NDArray[np.float32]
 NEEDED_HEADS = {"depth": ("camera", "depth"), "pointmap": ("camera", "point")}
 
 
-def reconstruct(model: VGGT, clip: Clip, points: str = "depth", model_name: str = "VGGT") -> Scene:
+def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str = "VGGT") -> Scene:
     """Run the model on a clip, where the model lives and in its dtype.
 
     points: where the world points come from: "depth" unprojects depth with the predicted cameras (the more
@@ -29,20 +27,19 @@ def reconstruct(model: VGGT, clip: Clip, points: str = "depth", model_name: str 
     """
     if points not in NEEDED_HEADS:
         raise InputError(f"points is {points!r}; choose one of: {', '.join(NEEDED_HEADS)}")
-    missing = [head for head in NEEDED_HEADS[points] if head not in model.config.heads]
+    missing = [head for head in NEEDED_HEADS[points] if head not in model.heads]
     if missing:
         raise InputError(f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none")
 
     with torch.inference_mode():
-        out = model(clip.images[None].to(model.device))
-    height, width = clip.images.shape[-2:]
-    extrinsics, intrinsics = (_array(x) for x in decode_pose(out["pose_enc"].float(), height, width))
+        answers = model.answers(clip.images[None].to(model.device))
+    extrinsics, intrinsics = _array(answers.extrinsics), _array(answers.intrinsics)
     if not (np.isfinite(extrinsics).all() and np.isfinite(intrinsics).all()):
         raise QuantVGGTError(
             "the model's cameras are not finite (an overflow, or a field of view of zero); "
             "check its weights, and run it in float32 or bfloat16"
         )
-    depth, depth_conf, world, world_conf = _dense(out, points, extrinsics, intrinsics, _shown(clip))
+    depth, depth_conf, world, world_conf = _dense(answers, points, extrinsics, intrinsics, _shown(clip))
     quantization = model.quantization
     return Scene(
         names=list(clip.names),
@@ -64,15 +61,15 @@ def reconstruct(model: VGGT, clip: Clip, points: str = "depth", model_name: str 
 
 
 def _dense(
-    out: dict[str, Tensor], points: str, extrinsics: Array, intrinsics: Array, shown: NDArray[np.bool_]
+    answers: Answers, points: str, extrinsics: Array, intrinsics: Array, shown: NDArray[np.bool_]
 ) -> tuple[Array, Array, Array, Array]:
     """Depth, its confidence, world points and theirs, blank where they say nothing."""
-    if "depth" in out:
-        depth, depth_conf = _array(out["depth"])[..., 0], _array(out["depth_conf"])
+    if answers.depth is not None:
+        depth, depth_conf = _array(answers.depth), _array(answers.depth_conf)
     if points == "pointmap":
-        world, world_conf = _array(out["world_points"]), _array(out["world_points_conf"])
+        world, world_conf = _array(answers.points), _array(answers.points_conf)
         _blank(world, world_conf, shown & np.isfinite(world).all(-1))
-        if "depth" not in out:
+        if answers.depth is None:
             seen = [to_camera(xyz, camera)[..., 2] for xyz, camera in zip(world, extrinsics, strict=True)]
             depth, depth_conf = np.stack(seen).astype(np.float32), world_conf.copy()
             shown = world_conf > 0
@@ -83,8 +80,9 @@ def _dense(
     return depth, depth_conf, world, world_conf
 
 
-def _array(values: Tensor) -> Array:
+def _array(values: torch.Tensor | None) -> Array:
     """Drop the batch of one; a copy, so it may be written to."""
+    assert values is not None, "a head that was asked for gives all of its answers"
     return np.array(values[0].float().cpu().numpy())
 
 

@@ -16,7 +16,7 @@ from quantvggt import api
 from quantvggt.core.errors import InputError
 from quantvggt.core.machine import environment
 from quantvggt.evaluate.run import Row, evaluate, predict, score
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.report.table import label, print_table
 from quantvggt.report.write import write_report
 from quantvggt.scenes.calibration import CALIBRATION_SEED
@@ -108,7 +108,7 @@ def _clips(first_seed: int, count: int, name: str) -> list[Clip]:
     return [make_clip(seed, FRAMES) for seed in tqdm(seeds, desc=name, unit="scene")]
 
 
-def _stored(model: VGGT, folder: Path) -> tuple[VGGT, int]:
+def _stored(model: Model, folder: Path) -> tuple[Model, int]:
     """The model as it comes back from disk, and its bytes there."""
     api.save(model, folder, overwrite=True)
     size = sum(file.stat().st_size for file in folder.iterdir())

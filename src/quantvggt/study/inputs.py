@@ -19,7 +19,7 @@ from quantvggt.checkpoint.load import locate
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.evaluate.run import Prediction, predict
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.scenes.calibration import CALIBRATION_SEED
 from quantvggt.scenes.clip import Clip, GroundTruth
 from quantvggt.scenes.corruption import synthetic_pool
@@ -52,7 +52,7 @@ class Inputs:
         self._features = lru_cache(4)(self._pool_features)
         self._pool = lru_cache(1)(self._make_pool)
 
-    def _model(self, form: str) -> VGGT:
+    def _model(self, form: str) -> Model:
         return api.load(form, dtype=torch.float32)
 
     def _held_out(self, size: int) -> list[Clip]:
@@ -67,7 +67,7 @@ class Inputs:
 
         def make() -> dict[str, Tensor]:
             model = self.model(form)
-            answers = predict(model, self.held_out(model.config.img_size), label=form, dense_frames=shown)
+            answers = predict(model, self.held_out(model.image_size), label=form, dense_frames=shown)
             names = Prediction.__dataclass_fields__
             return {name: torch.from_numpy(np.stack([getattr(answer, name) for answer in answers])) for name in names}
 
@@ -78,7 +78,7 @@ class Inputs:
 
     def _calibration(self, form: str, spec: Calibration, seed: int) -> list[Clip]:
         """The clips that `spec` names: fresh ones of that seed, or a seed's choice from the one pool."""
-        size = self.model(form).config.img_size
+        size = self.model(form).image_size
         if spec.strategy == FRESH:
             return self._synthetic(CALIBRATION_SEED + SEEDS_APART * seed, spec.size, size)
         features = self._features(form, spec.pool, spec.broken)
@@ -94,7 +94,7 @@ class Inputs:
         if path.is_file():
             return PoolFeatures.load(path)
         model = self.model(form)
-        features = pool_features(model, self._pool(count, broken, model.config.img_size))
+        features = pool_features(model, self._pool(count, broken, model.image_size))
         features.save(path)
         return features
 

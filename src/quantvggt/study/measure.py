@@ -11,7 +11,7 @@ from quantvggt.calibrate.methods import find_method
 from quantvggt.core.memory import peak_memory
 from quantvggt.core.scheme import Scheme
 from quantvggt.evaluate.run import Row, predict, score
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.study.inputs import Inputs, fingerprint
 from quantvggt.study.plan import Calibration, Cell
 
@@ -26,7 +26,7 @@ def measure(cell: Cell, inputs: Inputs) -> Row:
     """
     reference = inputs.reference(cell.form)
     model = inputs.model(cell.form)
-    clips = inputs.held_out(model.config.img_size)
+    clips = inputs.held_out(model.image_size)
     known: Row = {"name": cell.form, "method": cell.method, "scheme": cell.scheme, "seed": cell.seed}
     extra: Row = {"key": cell.key, "model_sha256": fingerprint(cell.form), "settings": dict(cell.settings)}
     if cell.method == "float":
@@ -56,7 +56,7 @@ def _described(calibration: Calibration) -> dict[str, Any]:
     return {**asdict(calibration), "settings": dict(calibration.settings)}
 
 
-def _saved_bytes(model: VGGT) -> int:
+def _saved_bytes(model: Model) -> int:
     with tempfile.TemporaryDirectory() as folder:
         saved = api.save(model, Path(folder) / "model")
         return sum(file.stat().st_size for file in saved.iterdir())

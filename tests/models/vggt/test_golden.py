@@ -11,7 +11,7 @@ from safetensors import safe_open
 import seeded
 from quantvggt.models import VGGT, VGGTConfig
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 # The tracker feeds coordinates back through sines of up to 969 rad per cell, so float32 rounding grows about a
 # thousandfold with each of its iterations: from the same tokens our own float32 and float64 runs differ by
 # 1.4e-4 (track), 2e-2 (vis) and 8e-4 (conf), and the recorded values carry rounding of that size too. They are

@@ -61,12 +61,12 @@ def _name(model: VGGT, module: nn.Module) -> str:
 
 def test_auto_is_mixed_where_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = registry.select("attention", torch.device("cpu")).name != "reference"
-    assert (qv.load("vggt-nano", dtype="auto").aggregator.products is not None) == quick
+    assert (qv.load("vggt-nano", dtype="auto").products is not None) == quick
     monkeypatch.setattr(registry, "_forced", "reference")
     slow = qv.load("vggt-nano", dtype="auto")
-    assert slow.aggregator.products is None
+    assert slow.products is None
     assert {x.dtype for x in slow.parameters()} == {torch.float32}
-    assert qv.load("vggt-nano", dtype="mixed").aggregator.products == torch.bfloat16
+    assert qv.load("vggt-nano", dtype="mixed").products == torch.bfloat16
 
 
 def test_it_is_for_inference(tmp_path: Path) -> None:

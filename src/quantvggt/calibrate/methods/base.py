@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from quantvggt.calibrate.importance import Importance
-from quantvggt.calibrate.stream import Place, Stream
+from quantvggt.calibrate.stream import Stream
 from quantvggt.core.scheme import Scheme
-from quantvggt.models import VGGT
+from quantvggt.models import Model
+from quantvggt.models.family import Place
 from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.scenes.clip import Clip
 
@@ -38,7 +39,7 @@ class BlockTask:
     @cached_property
     def targets(self) -> Stream:
         """What the float model has behind the block."""
-        return self.floats.after(self.block, self.place.kind)
+        return self.floats.after(self.block, self.place)
 
     def linear(self, layer: str) -> nn.Linear:
         """The float layer."""
@@ -58,7 +59,7 @@ class BlockTask:
             for layer, observer in observers.items()
         ]
         try:
-            outputs = self.inputs.after(block, self.place.kind)
+            outputs = self.inputs.after(block, self.place)
         finally:
             for handle in handles:
                 handle.remove()
@@ -90,7 +91,7 @@ class Method(ABC):
         """The scheme that the method really uses where `scheme` is asked for."""
         return scheme
 
-    def prepare(self, model: VGGT, clips: Sequence[Clip], progress: bool) -> Mapping[str, Importance]:
+    def prepare(self, model: Model, clips: Sequence[Clip], progress: bool) -> Mapping[str, Importance]:
         """Before the first block: block name -> importance of its outputs, for methods that weigh them."""
         return {}
 

@@ -31,7 +31,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
 from quantvggt.core.scheme import ASYMMETRIC_BITS, WEIGHT_BITS, Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.nn.quant_linear import NUM_SPECIAL, QuantLinear, mark_frames
+from quantvggt.nn.quant_linear import QuantLinear, mark_frames
 
 FLOOR = 1e-5
 
@@ -42,7 +42,7 @@ class Moments:
     special_weight: what one of a frame's first `special` tokens counts, where another one counts 1.
     """
 
-    def __init__(self, special_weight: float, special: int = NUM_SPECIAL) -> None:
+    def __init__(self, special_weight: float, special: int) -> None:
         self.special_weight, self.special = special_weight, special
         self.count, self.total, self.squares = 0.0, torch.zeros(()), torch.zeros(())
 
@@ -68,12 +68,12 @@ class Moments:
 class Hessian:
     """X''^T X'' of a layer's rounded inputs, float64 [K, K]; without rounding if the scheme has none."""
 
-    def __init__(self, layer: QuantLinear) -> None:
-        self.layer, self.value = layer, torch.zeros(())
+    def __init__(self, layer: QuantLinear, special: int) -> None:
+        self.layer, self.special, self.value = layer, special, torch.zeros(())
 
     def observe(self, x: Tensor, frame_tokens: int) -> None:
         """x: [.., K], whole frames of so many tokens."""
-        mark_frames(self.layer, frame_tokens)
+        mark_frames(self.layer, frame_tokens, self.special)
         quantizes = self.layer.scheme.quantizes_activations
         x = dequantize(*self.layer.quantize_input(x)) if quantizes else self.layer.transform.apply(x)
         x = x.flatten(0, -2)
@@ -128,7 +128,7 @@ class Best(Method):
             transform = self.transform(task.site(layer), linear, moments[layer])
             weight = transform.apply_to_weight(linear.weight.detach())
             nearest = quantize_weight(weight, scheme.weight_bits)
-            hessian = Hessian(QuantLinear.from_float(linear, scheme, transform, rounded=nearest))
+            hessian = Hessian(QuantLinear.from_float(linear, scheme, transform, rounded=nearest), task.inputs.special)
             task.observe(block, {layer: in_frames(hessian.observe)})
             scale = mse_scale(weight, scheme.weight_bits, norm=2.0, importance=hessian.value.diagonal().float())
             rounded = gptq_round(weight, hessian.value, scheme.weight_bits, scale, damping=self.damping, act_order=True)

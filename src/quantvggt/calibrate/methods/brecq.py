@@ -29,7 +29,7 @@ from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models import VGGT
+from quantvggt.models import Model
 from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.scenes.clip import Clip
 
@@ -68,7 +68,7 @@ class BRECQ(Method):
     def ticks(self) -> int:
         return self.epochs + self.clip_epochs
 
-    def prepare(self, model: VGGT, clips: Sequence[Clip], progress: bool) -> dict[str, Importance]:
+    def prepare(self, model: Model, clips: Sequence[Clip], progress: bool) -> dict[str, Importance]:
         return block_importance(model, clips, progress, self.seed, self.probes)
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quantvggt.calibrate.methods.base import SiteMethod
 from quantvggt.calibrate.methods.repqvit import Solver as RepQViTSolver
-from quantvggt.models.sites import AFTER_NORM
+from quantvggt.nn.block import AFTER_NORM
 
 
 class Solver(RepQViTSolver):

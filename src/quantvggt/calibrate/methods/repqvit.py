@@ -24,7 +24,7 @@ from quantvggt.calibrate.methods.base import SiteMethod, SiteSolver
 from quantvggt.core.affine import qmax
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.sites import AFTER_NORM
+from quantvggt.nn.block import AFTER_NORM
 from quantvggt.nn.quant_linear import QuantLinear
 
 PERCENTILES = (0.999, 0.9999, 0.99999)

@@ -20,7 +20,7 @@ from quantvggt.calibrate.methods.base import SiteMethod, SiteSolver
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.models.sites import AFTER_NORM
+from quantvggt.nn.block import AFTER_NORM
 from quantvggt.nn.quant_linear import QuantLinear
 
 FLOOR = 1e-5

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
-from quantvggt.models import VGGT
-from quantvggt.models.vggt.aggregator import NUM_SPECIAL
+from quantvggt.models import Model
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.labels import label_of
 
@@ -35,7 +34,7 @@ _ARRAYS = ("means", "variances", "flattened", "tokenwise", "pooled")
 class PoolFeatures:
     """What the trunk makes of n clips of f frames each; all arrays are float64.
 
-    means, variances: [n, L], of the input of norm1 in each of the L deep blocks named by `layers`, over frames,
+    means, variances: [n, L], of the input of each of the L deep blocks named by `layers`, over frames,
     tokens and channels (the variance is the population's).
     flattened, tokenwise: [n, f - 1], how much each later frame resembles the first (see `first_frame_correlations`).
     pooled: [n, 2C], the trunk's last output averaged over frames and tokens: a plain feature vector.
@@ -88,20 +87,19 @@ def deep_blocks(depth: int, share: float = DEEP) -> range:
 
 
 @torch.inference_mode()
-def pool_features(model: VGGT, pool: Sequence[Clip], deep: float = DEEP, progress: bool = True) -> PoolFeatures:
+def pool_features(model: Model, pool: Sequence[Clip], deep: float = DEEP, progress: bool = True) -> PoolFeatures:
     """Run the trunk, without the heads, over one clip at a time.
 
     pool: clips of equally many frames, two or more; their sizes may differ. It is read in order, each clip once, so
     one that opens its clips when asked needs the memory of one clip. deep: see `deep_blocks`. progress: a bar on
     stderr. Raises InputError on an empty pool, clips whose number of frames doesn't fit, or numbers that overflow.
     """
-    names = [
-        f"{kind}_blocks.{index}" for index in deep_blocks(model.config.depth, deep) for kind in ("frame", "global")
-    ]
+    trunk = model.trunk
+    deepest = trunk.places[2 * deep_blocks(len(trunk.places) // 2, deep).start :]
+    blocks = {_short(place.name): model.get_submodule(place.name) for place in deepest}
+    names = list(blocks)
     moments: dict[str, tuple[float, float]] = {}
-    norms = [(name, model.get_submodule(f"aggregator.{name}.norm1")) for name in names]
-    handles = [norm.register_forward_pre_hook(partial(_note_moments, moments, name)) for name, norm in norms]
-    last = model.config.depth - 1
+    handles = [block.register_forward_pre_hook(partial(_note_moments, moments, name)) for name, block in blocks.items()]
     rows: dict[str, list[Floats]] = {name: [] for name in _ARRAYS}
     labels: list[str] = []
     frames = 0
@@ -110,7 +108,7 @@ def pool_features(model: VGGT, pool: Sequence[Clip], deep: float = DEEP, progres
             frames = frames or len(clip.names)
             _check_frames(clip, len(labels), frames)
             images = clip.images[None].to(model.device, model.dtype)
-            output = model.aggregator(images, [last])[last][0].float().cpu()
+            output = model.last_output(model.encode(images))[0].float().cpu()
             if not output.isfinite().all():
                 raise InputError(
                     f"clip {len(labels)} of the pool ({clip.names[0]}, ...): the model's numbers aren't finite; "
@@ -118,8 +116,8 @@ def pool_features(model: VGGT, pool: Sequence[Clip], deep: float = DEEP, progres
                 )
             rows["means"].append(np.array([moments[name][0] for name in names]))
             rows["variances"].append(np.array([moments[name][1] for name in names]))
-            rows["flattened"].append(first_frame_correlations(output, "flattened"))
-            rows["tokenwise"].append(first_frame_correlations(output, "tokenwise"))
+            rows["flattened"].append(first_frame_correlations(output, "flattened", trunk.special))
+            rows["tokenwise"].append(first_frame_correlations(output, "tokenwise", trunk.special))
             rows["pooled"].append(output.mean((0, 1)).double().numpy())
             labels.append(label_of(clip))
     finally:
@@ -131,10 +129,10 @@ def pool_features(model: VGGT, pool: Sequence[Clip], deep: float = DEEP, progres
     return PoolFeatures(**arrays, labels=labels, layers=names)
 
 
-def first_frame_correlations(output: Tensor, variant: str) -> Floats:
+def first_frame_correlations(output: Tensor, variant: str, special: int) -> Floats:
     """How much each later frame resembles the first: float64 [S - 1], each in [-1, 1].
 
-    output: [S, P, D], the trunk's last output, camera and register tokens first.
+    output: [S, P, D], the trunk's last output, a frame's `special` tokens first.
     variant: "flattened" (paper): the cosine of the two frames' features, all P * D numbers as one vector.
     "tokenwise" (published code): patch tokens only, averaged over neighbouring pairs of tokens and of channels (an
     odd one out is dropped); the cosine of each token with the one at its place in frame 0, averaged over tokens.
@@ -142,11 +140,16 @@ def first_frame_correlations(output: Tensor, variant: str) -> Floats:
     if variant == "flattened":
         frames = output.flatten(1)
     else:
-        patches = output[:, NUM_SPECIAL:]
+        patches = output[:, special:]
         frames = F.avg_pool2d(patches, kernel_size=(min(2, patches.shape[1]), 2))
     first = frames[0].double()
     cosines = [F.cosine_similarity(first, later.double(), dim=-1).mean().item() for later in frames[1:]]
     return np.array(cosines)
+
+
+def _short(name: str) -> str:
+    """ "aggregator.frame_blocks.20" -> "frame_blocks.20"."""
+    return ".".join(name.split(".")[-2:])
 
 
 def _note_moments(

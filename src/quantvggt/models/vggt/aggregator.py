@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from quantvggt.models.dino import DinoV2
 from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.nn.block import Block, PatchEmbed
-from quantvggt.nn.quant_linear import NUM_SPECIAL, mark_frames
+from quantvggt.nn.quant_linear import mark_frames
 from quantvggt.nn.rope import rope_tables
 
-NUM_REGISTERS = NUM_SPECIAL - 1  # the camera token is the other one
+NUM_REGISTERS = 4
+NUM_SPECIAL = 1 + NUM_REGISTERS  # tokens before the patch tokens of each frame; the other one is the camera's
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,7 +52,7 @@ class Aggregator(nn.Module):
     def _forward(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         batch, frames, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
-        mark_frames(self, NUM_SPECIAL + rows * columns)  # DINOv2 has as many special tokens
+        mark_frames(self, NUM_SPECIAL + rows * columns, NUM_SPECIAL)  # DINOv2 has as many special tokens
         x = self.embed(images)
         rope = rope_tables(rows, columns, NUM_SPECIAL, self.head_dim, images.device)
         kept = {}

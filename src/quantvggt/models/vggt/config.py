@@ -1,22 +1,16 @@
 """What a VGGT looks like: every size that its weights depend on."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 from quantvggt.core.errors import InputError
-
-HEADS = ("camera", "depth", "point", "track")
-
-# name -> (embed_dim, depth, num_heads) of the DINOv2 backbones with registers (DINOv2, table 17)
-DINO_BACKBONES = {
-    "dinov2_vits14_reg": (384, 12, 6),
-    "dinov2_vitb14_reg": (768, 12, 12),
-    "dinov2_vitl14_reg": (1024, 24, 16),
-}
+from quantvggt.models.dino import DINO_BACKBONES
+from quantvggt.models.family import HEADS, ModelConfig
 
 
 @dataclass(frozen=True)
-class VGGTConfig:
+class VGGTConfig(ModelConfig):
     """Sizes of one VGGT. The defaults are VGGT-1B (arXiv 2503.11651).
 
     img_size: side, in pixels, of the square image that the position embedding was made for.
@@ -25,6 +19,8 @@ class VGGTConfig:
     dpt_layers: the four aggregator layers whose outputs the dense heads read.
     heads: those of "camera", "depth", "point", "track" that exist.
     """
+
+    family: ClassVar[str] = "vggt"
 
     img_size: int = 518
     patch_size: int = 14
@@ -80,18 +76,14 @@ class VGGTConfig:
             layers |= set(self.dpt_layers)
         return tuple(sorted(layers))
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; `from_dict` reads it back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+    @property
+    def blocks(self) -> int:
+        return max(self.depth, self.camera_trunk_depth)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "VGGTConfig":
-        """Raises InputError on unknown keys or impossible values."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise InputError(f"model config has unknown keys: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise InputError(f"model config is malformed: {error}") from error
+
+def recognise(shapes: Mapping[str, tuple[int, ...]]) -> VGGTConfig | None:
+    """VGGT-1B with those heads that the names of published weights show."""
+    parts = {name.partition(".")[0] for name in shapes}
+    if "aggregator" not in parts:
+        return None
+    return replace(VGGTConfig.vggt_1b(), heads=tuple(head for head in HEADS if f"{head}_head" in parts))

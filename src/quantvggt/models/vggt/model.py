@@ -3,21 +3,27 @@
 State-dict keys and shapes are those of the published checkpoint.
 """
 
-import copy
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from quantvggt.core.errors import InputError
-from quantvggt.models.quantization import Quantization
+from quantvggt.models.answers import Answers
+from quantvggt.models.family import Model, Part
+from quantvggt.models.pose import decode_pose
+from quantvggt.models.vggt import parts
 from quantvggt.models.vggt.aggregator import Aggregator
 from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.models.vggt.heads.camera import CameraHead
 from quantvggt.models.vggt.heads.dpt import DPTHead, activate_depth, activate_points, frames_per_chunk
 from quantvggt.models.vggt.heads.track import FEATURES, LEVELS, STRIDE, Tracker
 
+Tokens = dict[int, Tensor]
+"""{layer: [B, S, P, 2C]}, those of the trunk's layers that heads read."""
+_PIECE = re.compile(r"track_head\.feature_extractor|\w+\.scratch\.\w+|\w+\.\w+")
 MIN_TRACK_SIDE = STRIDE * 2 ** (LEVELS - 1)  # the smallest level of the correlation pyramid still has a cell
 
 
@@ -32,13 +38,13 @@ class TrackHead(nn.Module):
         self.tracker = Tracker()
 
 
-class VGGT(nn.Module):
-    """See `forward`. `quantization` is None for a model in full precision."""
+class VGGT(Model):
+    """See `forward`."""
+
+    config: VGGTConfig
 
     def __init__(self, config: VGGTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.quantization: Quantization | None = None
+        super().__init__(config)
         dim = 2 * config.embed_dim
         self.aggregator = Aggregator(config)
         if "camera" in config.heads:
@@ -52,19 +58,30 @@ class VGGT(nn.Module):
             self.track_head = TrackHead(config)
 
     @property
+    def image_size(self) -> int:
+        return self.config.img_size
+
+    @property
+    def patch_size(self) -> int:
+        return self.config.patch_size
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.config.heads
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The dtype that activations run in; of a mixed model (`models.mixed`) what they are summed in."""
         return self.aggregator.camera_token.dtype
 
     @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return self.aggregator.camera_token.device
+    def trunk(self) -> Part:
+        return parts.Trunk(self)
 
-    def sharing_copy(self) -> "VGGT":
-        """A new model on the same numbers in memory; converting it or replacing its layers leaves this one alone."""
-        parameters = {id(p): nn.Parameter(p.data, p.requires_grad) for p in self.parameters()}
-        return copy.deepcopy(self, {**parameters, **{id(buffer): buffer.data for buffer in self.buffers()}})
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        before = (parts.Dino(self),) if parts.Dino.of(self) else ()
+        after = (parts.Cameras(self),) if "camera" in self.heads else ()
+        return (*before, self.trunk, *after)
 
     def forward(
         self, images: Tensor, query_points: Tensor | None = None, dense_frames: int | None = None
@@ -84,28 +101,70 @@ class VGGT(nn.Module):
         """
         images, query_points = self._check(images, query_points)
         tokens = self.aggregator(images.to(self.dtype), self.config.layers_read)
-        return self.read(tokens, images, query_points, dense_frames)
+        shown = None if dense_frames is None else range(dense_frames)
+        return self._run_heads(tokens, images, self.heads, query_points, shown)
+
+    def encode(self, images: Tensor) -> Tokens:
+        return self.aggregator(images, {*self.config.layers_read, self.config.depth - 1})
+
+    def collect(self, outputs: Sequence[Tensor]) -> Tokens:
+        kept = {*self.config.layers_read, self.config.depth - 1}
+        return {layer: torch.cat(tuple(outputs[2 * layer : 2 * layer + 2]), dim=-1)[None] for layer in sorted(kept)}
+
+    def last_output(self, features: Tokens) -> Tensor:
+        return features[self.config.depth - 1]
 
     def read(
         self,
-        tokens: dict[int, Tensor],
+        features: Tokens,
         images: Tensor,
-        query_points: Tensor | None = None,
-        dense_frames: int | None = None,
+        heads: Sequence[str] | None = None,
+        dense: Sequence[int] | None = None,
+        queries: Tensor | None = None,
+        cut: bool = True,
+    ) -> Answers:
+        out = self._run_heads(features, images, self.heads if heads is None else heads, queries, dense, cut)
+        height, width = images.shape[-2:]
+        extrinsics = intrinsics = view = None
+        if "pose_enc" in out:
+            extrinsics, intrinsics = decode_pose(out["pose_enc"], height, width)
+            view = out["pose_enc"][..., 7:]
+        return Answers(
+            size=(height, width),
+            extrinsics=extrinsics,
+            intrinsics=intrinsics,
+            view=view,
+            depth=out["depth"][..., 0] if "depth" in out else None,
+            depth_conf=out.get("depth_conf"),
+            points=out.get("world_points"),
+            points_conf=out.get("world_points_conf"),
+            tracks=out.get("track"),
+        )
+
+    def _run_heads(
+        self,
+        tokens: Tokens,
+        images: Tensor,
+        heads: Sequence[str],
+        queries: Tensor | None,
+        dense: Sequence[int] | None,
+        cut: bool = True,
     ) -> dict[str, Tensor]:
-        """What the heads make of the trunk's `tokens`, {layer: [B, S, P, 2C]}; otherwise as `forward`."""
+        """By the published names, see `forward`; the other arguments are those of `read`."""
         out: dict[str, Tensor] = {}
-        if "camera" in self.config.heads:
-            out["pose_enc"] = self.camera_head(tokens[self.config.depth - 1][:, :, 0])[-1]
-        shown = tokens if dense_frames is None else {layer: x[:, :dense_frames] for layer, x in tokens.items()}
-        seen = images[:, :dense_frames]
-        if "depth" in self.config.heads:
+        if "camera" in heads:
+            out["pose_enc"] = self.camera_head(tokens[self.config.depth - 1][:, :, 0], cut)[-1]
+        shown, seen = tokens, images
+        if dense is not None:
+            frames = torch.tensor(dense, device=images.device)
+            shown, seen = {layer: tokens[layer][:, frames] for layer in set(self.config.dpt_layers)}, images[:, frames]
+        if "depth" in heads:
             out["depth"], out["depth_conf"] = self._dense(self.depth_head, activate_depth, shown, seen)
-        if "point" in self.config.heads:
+        if "point" in heads:
             out["world_points"], out["world_points_conf"] = self._dense(self.point_head, activate_points, shown, seen)
-        if query_points is not None:
+        if queries is not None and "track" in heads:
             (maps,) = self._dense(self.track_head.feature_extractor, lambda x: (x.to(self.dtype),), tokens, images)
-            out["track"], out["vis"], out["conf"] = self.track_head.tracker(query_points, maps)
+            out["track"], out["vis"], out["conf"] = self.track_head.tracker(queries, maps)
         return out
 
     def _dense(
@@ -132,15 +191,11 @@ class VGGT(nn.Module):
                 output[first : first + step] = value
         return tuple(output.unflatten(0, (batch, frames)) for output in outputs)
 
+    def can_track(self, height: int, width: int) -> bool:
+        return "track" in self.heads and min(height, width) >= MIN_TRACK_SIDE
+
     def _check(self, images: Tensor, query_points: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        images = images[None] if images.ndim == 4 else images
-        if images.ndim != 5 or images.shape[2] != 3 or not images.is_floating_point():
-            raise InputError(f"images must be floating point [B, S, 3, H, W], got {images.dtype} {tuple(images.shape)}")
-        patch = self.config.patch_size
-        if images.shape[1] == 0 or min(images.shape[-2:]) < patch or any(side % patch for side in images.shape[-2:]):
-            raise InputError(
-                f"images need a frame or more, and sides that are multiples of {patch}; got {tuple(images.shape)}"
-            )
+        images = self.checked(images)
         if query_points is not None:
             if "track" not in self.config.heads:
                 raise InputError("query_points were given, but this model has no track head")
@@ -150,6 +205,36 @@ class VGGT(nn.Module):
             if query_points.shape[:1] + query_points.shape[2:] != (len(images), 2):
                 raise InputError(f"query_points must be [{len(images)}, N, 2], got {tuple(query_points.shape)}")
         return images, query_points
+
+    def left_out(self, site: str) -> bool:
+        # They are 0.2% of VGGT-1B; at 8 bits they alone turn vggt-nano's cameras by 0.3 degrees.
+        return site.startswith("camera_head.pose_branch.")
+
+    def piece(self, site: str) -> str:
+        part = _PIECE.match(site)
+        assert part is not None, site
+        return part[0]
+
+    def heads_behind(self, sites: Sequence[str]) -> tuple[str, ...]:
+        if any(site.startswith("aggregator.") for site in sites):
+            return self.heads
+        return tuple(head for head in self.heads if any(site.startswith(f"{head}_head.") for site in sites))
+
+    mixes = True
+
+    def mix(self, products: torch.dtype) -> set[str]:
+        """Autocast over the trunk as in the published code, the dense heads in bfloat16 altogether; the camera head and
+        the tracker stay float32: they are small, and poses in bfloat16 cost more than all the rest."""
+        self.products = self.aggregator.products = products
+        dense = (name for name, module in self.named_modules() if isinstance(module, DPTHead))
+        trunk = (
+            f"aggregator.{name}"
+            for name, module in self.aggregator.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d)
+        )
+        return {
+            f"{part}.{name}" for part in (*dense, *trunk) for name, _ in self.get_submodule(part).named_parameters()
+        }
 
     def save_pretrained(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the model as a checkpoint folder; see `quantvggt.save`."""

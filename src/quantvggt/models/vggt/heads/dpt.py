@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.models.vggt.heads.uv import add_uv_embedding
-from quantvggt.nn.quant_linear import NUM_SPECIAL
 
 FUSED_CHANNELS = 32
 PIXELS_PER_CHUNK = 2 * 518 * 518  # about 0.2 GB a frame of 518x392 and head in float32

@@ -1,0 +1,263 @@
+"""All that the rest of the house asks of a model, and the families of models that there are.
+
+A family is a folder here: a config, a model, and a `Family` that is registered in `models/__init__.py`. Calibration,
+checkpoints, reconstruction and evaluation speak to this contract alone.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from quantvggt.core.errors import InputError
+from quantvggt.models.answers import Answers
+from quantvggt.models.quantization import Quantization
+from quantvggt.nn.block import LAYERS
+
+Kind = Literal["frame", "global"]
+HEADS = ("camera", "depth", "point", "track")
+Features = Any
+"""What a family's heads read; nobody else looks inside."""
+M = TypeVar("M", bound="Model")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One transformer block: its state-dict name, whether its attention sees one frame or all, its linear layers in the
+    order in which they run."""
+
+    name: str
+    kind: Kind = "frame"
+    layers: tuple[str, ...] = LAYERS
+
+    @property
+    def sites(self) -> list[str]:
+        """The full names of its layers, "aggregator.frame_blocks.0.attn.qkv"."""
+        return [f"{self.name}.{layer}" for layer in self.layers]
+
+
+class Part(ABC):
+    """A run of blocks, each on what the one before it gives: the tokens [S, P, C] of one clip.
+
+    special: how many of a frame's tokens, its first ones, are no patches; 0 where a "frame" is none of a picture's.
+    """
+
+    places: tuple[Place, ...]
+    special: int
+
+    @abstractmethod
+    def start(self, images: Tensor) -> tuple[Tensor, Any]:
+        """images [1, S, 3, H, W] -> the tokens in front of the first block, and what else blocks need to know of the
+        clip, which `arguments` and `before` are given."""
+
+    def arguments(self, place: Place, context: Any, device: torch.device) -> tuple[Any, ...]:
+        """What the block takes besides its tokens."""
+        return ()
+
+    def before(self, place: Place, tokens: Tensor, context: Any) -> Tensor:
+        """What happens to the tokens right before a block."""
+        return tokens
+
+
+def as_sequence(x: Tensor, kind: Kind) -> Tensor:
+    """[S, P, C] as a frame block takes it, or [1, S P, C] for a global one."""
+    return x if kind == "frame" else x.flatten(0, 1)[None]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Every size that a model's weights depend on; a frozen dataclass whose fields are JSON-able."""
+
+    family: ClassVar[str]
+
+    @property
+    def blocks(self) -> int:
+        """No more than the model's transformer blocks, each of which has tensors of its own."""
+        return 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; `from_dict` reads it back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """Raises InputError on unknown keys or impossible values."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InputError(f"model config has unknown keys: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"model config is malformed: {error}") from error
+
+
+class Model(nn.Module, ABC):
+    """A model of any family. `quantization` is None in full precision; `products` is None unless precision is mixed."""
+
+    products: torch.dtype | None = None
+    """What the trunk's products run in if not in the tokens' dtype, see `models.mixed`."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.quantization: Quantization | None = None
+
+    # Sizes
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """The side, in pixels, that pictures are best resized to."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> int:
+        """Sides of pictures are multiples of it."""
+
+    @property
+    @abstractmethod
+    def heads(self) -> tuple[str, ...]:
+        """Those of HEADS that this model has."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that activations run in; of a mixed model what they are summed in."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    def can_track(self, height: int, width: int) -> bool:
+        """Are frames of this size large enough for the tracker, if there is one?"""
+        return False
+
+    # Blocks
+
+    @property
+    @abstractmethod
+    def trunk(self) -> Part:
+        """The blocks that `scheme` is about."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All runs of blocks that methods can quantize, the trunk among them, in the order in which they run."""
+        return (self.trunk,)
+
+    # From images to answers
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Features:
+        """The trunk on images [B, S, 3, H, W], RGB in [0, 1], in the model's dtype."""
+
+    @abstractmethod
+    def collect(self, outputs: Sequence[Tensor]) -> Features:
+        """The same from the output [S, P, C] of every block of the trunk, as they ran on one clip."""
+
+    @abstractmethod
+    def last_output(self, features: Features) -> Tensor:
+        """The end of the trunk as one vector a token, special tokens first: [B, S, P, D]."""
+
+    @abstractmethod
+    def read(
+        self,
+        features: Features,
+        images: Tensor,
+        heads: Sequence[str] | None = None,
+        dense: Sequence[int] | None = None,
+        queries: Tensor | None = None,
+        cut: bool = True,
+    ) -> Answers:
+        """What the heads make of it.
+
+        heads: only these; None: all. dense: depth and points of these frames only. queries: points to track [B, N, 2],
+        x and y in pixels of frame 0; None: no tracks. cut: gradients stop where training stops them.
+        """
+
+    def answers(self, images: Tensor, dense: Sequence[int] | None = None) -> Answers:
+        """Everything from images [B, S, 3, H, W], RGB in [0, 1].
+
+        Raises InputError if their shape doesn't fit.
+        """
+        images = self.checked(images).to(self.dtype)
+        return self.read(self.encode(images), images, dense=dense)
+
+    def checked(self, images: Tensor) -> Tensor:
+        """[S, 3, H, W] or [B, S, 3, H, W] as the latter. Raises InputError if the shape doesn't fit."""
+        images = images[None] if images.ndim == 4 else images
+        if images.ndim != 5 or images.shape[2] != 3 or not images.is_floating_point():
+            raise InputError(f"images must be floating point [B, S, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        patch = self.patch_size
+        if images.shape[1] == 0 or min(images.shape[-2:]) < patch or any(side % patch for side in images.shape[-2:]):
+            raise InputError(
+                f"images need a frame or more, and sides that are multiples of {patch}; got {tuple(images.shape)}"
+            )
+        return images
+
+    # Layers
+
+    def left_out(self, site: str) -> bool:
+        """Is this layer, outside `parts`, never quantized?"""
+        return False
+
+    def piece(self, site: str) -> str:
+        """The piece of the model that a layer outside `parts` belongs to: a budget gives each its bits."""
+        return ".".join(site.split(".")[:2])
+
+    def heads_behind(self, sites: Sequence[str]) -> tuple[str, ...]:
+        """Those whose answers depend on these layers."""
+        return self.heads
+
+    # Precision and copies
+
+    mixes: ClassVar[bool] = False
+    """Can precision be mixed?"""
+
+    def mix(self, products: torch.dtype) -> set[str]:
+        """Run the trunk's products in this dtype; returns the names of the parameters to be held in it, the others
+        stay float32."""
+        raise InputError(f"models of family {self.config.family} have no mixed precision; name a dtype")
+
+    def sharing_copy(self: M) -> M:
+        """A new model on the same numbers in memory; converting it or replacing its layers leaves this one alone."""
+        parameters = {id(p): nn.Parameter(p.data, p.requires_grad) for p in self.parameters()}
+        return copy.deepcopy(self, {**parameters, **{id(buffer): buffer.data for buffer in self.buffers()}})
+
+
+@dataclass(frozen=True)
+class Family:
+    """name: in config.json. recognise: the config of published weights that lie without a config of ours, from their
+    names and shapes; None if they are of another family."""
+
+    name: str
+    config: type[ModelConfig]
+    model: type[Model]
+    recognise: Callable[[Mapping[str, tuple[int, ...]]], ModelConfig | None] = lambda shapes: None
+
+
+FAMILIES: dict[str, Family] = {}
+"""By name; a family registers itself by `FAMILIES[name] = ...`, the package's own in `models/__init__.py`."""
+
+
+def find_family(name: Any) -> Family:
+    """Raises InputError if there is none of that name."""
+    if name not in FAMILIES:
+        raise InputError(f"unknown model family {name!r}; this release knows {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def build(config: ModelConfig) -> Model:
+    """A model of that config, its numbers undefined until weights are loaded."""
+    return find_family(config.family).model(config)
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig | None:
+    """The config of published weights of any family, from their names and shapes."""
+    found = (family.recognise(shapes) for family in FAMILIES.values())
+    return next((config for config in found if config is not None), None)
