@@ -10,7 +10,7 @@ import pytest
 import quantvggt as qv
 from quantvggt.bench import run
 from quantvggt.bench import turns as turns_on_disk
-from quantvggt.bench.run import Setting, Side, benchmark, format_row
+from quantvggt.bench.run import Setting, Side, benchmark, format_rows
 from quantvggt.core.errors import InputError
 from tiny import CONFIG
 
@@ -37,13 +37,17 @@ for key, value in expected.items():
 """
 
 
+def all_rows(*args: Any, **options: Any) -> list[dict[str, Any]]:
+    return [row for rows in benchmark(*args, **options) for row in rows]
+
+
 def test_the_published_way_gives_the_same_numbers() -> None:
     # It changes the whole process, so it has one of its own.
     subprocess.run([sys.executable, "-c", PUBLISHED], check=True)
 
 
 def test_rows_of_a_float_model() -> None:
-    rows = list(benchmark("vggt-nano", ["w8a8", "w4a4"], ["published-float32", "float"], SETTING, progress=False))
+    rows = all_rows("vggt-nano", ["w8a8", "w4a4"], ["published-float32", "float"], SETTING, progress=False)
     assert [(row["scheme"], row["baseline"]) for row in rows] == [
         (scheme, baseline) for scheme in ("w8a8", "w4a4") for baseline in ("published-float32", "float")
     ]
@@ -54,22 +58,30 @@ def test_rows_of_a_float_model() -> None:
         assert row["memory_ratio"] == row["baseline_peak_bytes"] / row["peak_bytes"]
         # Weights alone are 38.6 MB in float32, and less than a third of that quantized.
         assert row["peak_bytes"] > 10e6
-        assert row["scheme"] in format_row(row)
     published = [row["baseline_peak_bytes"] for row in rows if row["baseline"] == "published-float32"]
     assert min(published) > max(row["peak_bytes"] for row in rows)
+
+
+def test_the_table_shows_units_and_what_is_missing() -> None:
+    known = {"frames": 4, "scheme": "w8a8", "baseline": "float", "latency_s": 1.5, "baseline_latency_s": 3.0}
+    known |= {"speedup": 2.0, "peak_bytes": 2_000_000_000, "baseline_peak_bytes": 5_000_000_000, "memory_ratio": 2.5}
+    failed = dict.fromkeys(known) | {"frames": 4, "scheme": "w4a4", "baseline": "torchao", "reason": "no torchao here"}
+    lines = format_rows([known | {"reason": None}, failed]).splitlines()
+    assert lines[2].split() == ["4", "w8a8", "float", "1.50", "3.00", "2.00", "2.00", "5.00", "2.50"]
+    assert lines[3].split() == ["4", "w4a4", "torchao", *6 * ["-"], "no", "torchao", "here"]
 
 
 def test_a_quantized_checkpoint_is_compared_with_seeded_weights(tmp_path: Path) -> None:
     model = qv.quantize(qv.load("vggt-nano"), "w4a8", "rtn", progress=False)
     qv.save(model, tmp_path / "small")
-    (row,) = benchmark(str(tmp_path / "small"), ["w8a8"], ["float"], SETTING, progress=False)
+    (row,) = all_rows(str(tmp_path / "small"), ["w8a8"], ["float"], SETTING, progress=False)
     assert row["scheme"] == "w4a8"
     assert row["speedup"] > 0
 
 
 def test_a_side_that_fails_is_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w8a8", "no/such/checkpoint", 1)], SOURCE, 10))
-    (row,) = benchmark(None, ["w8a8"], ["float"], Setting([1], 70, 70, repeats=1), progress=False)
+    (row,) = all_rows(None, ["w8a8"], ["float"], Setting([1], 70, 70, repeats=1), progress=False)
     assert row["latency_s"] is row["speedup"] is row["memory_ratio"] is None
     assert "no/such/checkpoint" in row["reason"]
     assert row["baseline_latency_s"] > 0
@@ -79,7 +91,7 @@ def test_what_cannot_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(run, "available_bytes", lambda: 10**9)
     small = Side("w8a8", SOURCE, 1000)
     monkeypatch.setattr(run, "_prepare", lambda *_: ([small], SOURCE, 10**9))
-    (row,) = benchmark(None, ["w8a8"], ["published-float32"], Setting([1], 70, 70, repeats=1), progress=False)
+    (row,) = all_rows(None, ["w8a8"], ["published-float32"], Setting([1], 70, 70, repeats=1), progress=False)
     assert row["reason"] == "needs about 4 GB, 1 GB are free here"
     assert row["baseline_latency_s"] is None
     assert row["latency_s"] > 0
@@ -87,7 +99,7 @@ def test_what_cannot_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_unknown_baselines() -> None:
     with pytest.raises(InputError, match="no baseline called 'gold'"):
-        list(benchmark("vggt-nano", ["w8a8"], ["gold"], SETTING))
+        all_rows("vggt-nano", ["w8a8"], ["gold"], SETTING)
 
 
 def test_no_two_sides_are_alive_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +122,7 @@ def test_no_two_sides_are_alive_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(run, "Process", Recorder)
     monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, 1)], {}, 1))
     setting = Setting([5], 14, 14, repeats=3)
-    (row,) = benchmark(None, ["w4a4"], ["float-compiled"], setting, progress=False)
+    (row,) = all_rows(None, ["w4a4"], ["float-compiled"], setting, progress=False)
     ours, theirs = ["+w4a4", "w4a4 1", "w4a4 5", "-w4a4"], ["+x", "x 5", "x 5", "-x"]
     assert events == 3 * [*ours, *(event.replace("x", "float-compiled") for event in theirs)]
     assert (row["latency_s"], row["baseline_latency_s"]) == (3 + 8, 7 + 8)
@@ -148,7 +160,7 @@ def test_an_interrupted_benchmark_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         Interrupted.most = most
         Interrupted.turns.clear()
         setting = Setting([5, 6], 14, 14, repeats=3, threads=threads)
-        made = list(benchmark(None, ["w4a4"], ["float"], setting, progress=False, journal=journal))
+        made = all_rows(None, ["w4a4"], ["float"], setting, progress=False, journal=journal)
         return made, list(Interrupted.turns)
 
     with pytest.raises(KeyboardInterrupt):
@@ -176,7 +188,7 @@ def test_a_journal_is_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, 1)], {}, 1))
     (tmp_path / "notes").write_text(content)
     with pytest.raises(InputError, match="notes does not hold an interrupted benchmark; name another file"):
-        list(benchmark(None, ["w4a4"], ["float"], SETTING, progress=False, journal=tmp_path / "notes"))
+        all_rows(None, ["w4a4"], ["float"], SETTING, progress=False, journal=tmp_path / "notes")
     assert (tmp_path / "notes").read_text() == content
 
 

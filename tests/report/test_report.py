@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 from quantvggt.core.errors import InputError
 from quantvggt.core.machine import environment
 from quantvggt.reconstruction.scene import Scene
-from quantvggt.report.table import format_table, human_bytes, print_table
+from quantvggt.report.table import format_table, human_bytes
 from quantvggt.report.write import write_report
 
 
@@ -83,6 +83,18 @@ def test_text_in_the_page_is_escaped(report):
     assert "a &lt; b &amp; c" in own
 
 
+def test_no_word_of_a_row_or_of_the_provenance_becomes_markup(tmp_path):
+    evil = "<script>'\"&"
+    rows = [ROWS[0], ROWS[1] | {"method": evil, "scheme": evil}]
+    provenance = {evil: {evil: [evil, 0.123456, {"deep": evil}]}}
+    page, _ = write_report(rows, tmp_path, title=evil, summary=evil, highlight=rows[1], provenance=provenance)
+    own = page.read_text().replace(get_plotlyjs(), "")
+    plain, _ = write_report(ROWS[:2], tmp_path, title="t", summary="s", highlight=ROWS[1])
+    assert own.count("<script") == plain.read_text().replace(get_plotlyjs(), "").count("<script")
+    text = "&lt;script&gt;&#39;&#34;&amp;"
+    assert f"<dt>{text}</dt><dd>{text}: {text}, 0.1235, deep: {text}</dd>" in own
+
+
 def test_the_page_shows_each_number_and_its_difference_from_full_precision(report):
     own = report[0].read_text().replace(get_plotlyjs(), "")
     table = own[own.index("<tbody>") : own.index("</tbody>")]
@@ -119,12 +131,9 @@ def test_a_report_that_cannot_be_written_says_so(tmp_path):
         write_report(ROWS, tmp_path / "file" / "folder", title="t", summary="s")
 
 
-def test_the_text_table_is_aligned_and_goes_to_stderr(capsys):
-    print_table(ROWS)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    lines = captured.err.splitlines()
-    assert lines == format_table(ROWS).splitlines()
+def test_the_text_table_is_aligned_and_plain():
+    lines = format_table(ROWS).splitlines()
+    assert len(lines) == 2 + len(ROWS)  # however wide: nothing wraps
     starts = [match.start() for match in re.finditer(r"-+", lines[1])]
     assert all(line[start - 1] == " " and line[start] != " " for line in lines for start in starts[1:])
     assert "71.2 -14.1" in lines[3]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from tqdm import tqdm
 
 from quantvggt import api
@@ -25,14 +26,16 @@ from quantvggt.core.scheme import Scheme
 from quantvggt.models import Model, ModelConfig, VGGTConfig, build
 from quantvggt.models.seeded import seeded_model
 
-# What a forward pass takes above the weights, rounded up from VGGT-1B's peaks (README). Most of it is the published
-# heads', which see at most 8 frames at once.
+# What a forward pass takes above the weights, rounded up from VGGT-1B's peaks (docs/speed.md). Most of it is the
+# published heads', which see at most 8 frames at once.
 BYTES_PER_PIXEL = {"published-float32": 4000, "published-bf16": 4000, "float-compiled": 2000, "torchao-compiled": 2000}
 OTHERS_BYTES_PER_PIXEL = 1000
 BYTES_PER_PIXEL_BEYOND = 1500
 # Autocast keeps bfloat16 copies of float32 weights; torchao quantizes beside the model.
 COPIES = {"published-bf16": 1.5, "torchao": 2.25, "torchao-compiled": 2.25}
 WARM_UP = 1  # frames
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ def benchmark(
     setting: Setting,
     progress: bool = True,
     journal: str | os.PathLike[str] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Rows as they are done, one per scheme, baseline and number of frames; docs/cli.md says what is in them.
+) -> Iterator[list[Row]]:
+    """For each number of frames, as it is done, a row per scheme and baseline; docs/cli.md says what is in them.
 
     model: what `quantvggt.load` takes, float or quantized already (then `schemes` aren't asked); None: VGGT-1B with
     seeded weights. Float models are quantized as a whole, by rounding to nearest, which changes neither speed nor size;
@@ -122,7 +125,7 @@ def benchmark(
         others = [Side(name, source, weights * BYTES_PER_WEIGHT.get(name, 2)) for name in baselines]
         turns = Turns(journal, _task(model, [*quantized, *others], setting))
         for frames in setting.frames:
-            yield from _compare(quantized, others, frames, setting, turns, progress)
+            yield list(_compare(quantized, others, frames, setting, turns, progress))
         turns.discard()
 
 
@@ -164,7 +167,7 @@ def _bytes(model: Model) -> int:
 
 def _compare(
     quantized: Sequence[Side], baselines: Sequence[Side], frames: int, setting: Setting, turns: Turns, progress: bool
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """The rows of one number of frames."""
     sides = [*quantized, *baselines]
     free, reasons = available_bytes(), dict[str, str]()
@@ -209,7 +212,7 @@ def _row(
     medians: Mapping[str, float],
     peaks: Mapping[str, int],
     reasons: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Row:
     ours, theirs = medians.get(scheme), medians.get(baseline)
     peak, baseline_peak = peaks.get(scheme), peaks.get(baseline)
     return {
@@ -229,19 +232,28 @@ def _row(
     }
 
 
-def format_row(row: Mapping[str, Any]) -> str:
-    """One line of the table; HEAD is its first."""
-
-    def number(key: str, width: int, unit: float = 1) -> str:
-        return f"{'-' if row[key] is None else f'{row[key] / unit:.2f}':>{width}}"
-
-    times = number("latency_s", 8), number("baseline_latency_s", 10), number("speedup", 8)
-    sizes = number("peak_bytes", 8, 1e9), number("baseline_peak_bytes", 11, 1e9), number("memory_ratio", 6)
-    names = f"{row['frames']:6} {row['scheme']:8} {row['baseline']:18}"
-    return " ".join((names, *times, *sizes, row["reason"] or "")).rstrip()
-
-
-HEAD = (
-    f"{'frames':>6} {'scheme':8} {'baseline':18} {'seconds':>8} {'baseline s':>10} {'faster':>8} "
-    f"{'peak GB':>8} {'baseline GB':>11} {'ratio':>6}"
-)
+def format_rows(rows: Sequence[Row]) -> str:
+    """Aligned text, one line a row."""
+    head = (
+        "frames",
+        "scheme",
+        "baseline",
+        "seconds",
+        "baseline s",
+        "faster",
+        "peak GB",
+        "baseline GB",
+        "ratio",
+        "reason",
+    )
+    keys = ("frames", "scheme", "baseline", "latency_s", "baseline_latency_s", "speedup")
+    body = [
+        (
+            *(row[key] for key in keys),
+            *(row[key] and row[key] / 1e9 for key in ("peak_bytes", "baseline_peak_bytes")),
+            row["memory_ratio"],
+            row["reason"] or "",
+        )
+        for row in rows
+    ]
+    return tabulate(body, head, floatfmt=".2f", missingval="-")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
@@ -63,11 +64,9 @@ class Choice:
 
 def format_groups(choice: Mapping[str, Any]) -> str:
     """What `Choice.to_dict` says, one line a group."""
-    width = max(map(len, choice["groups"]))
-    lines = [f"{'group':{width}} {'scheme':>12} {'MB':>8} {'loss at 4 bits':>15}"]
-    for name, group in choice["groups"].items():
-        lines.append(f"{name:{width}} {group['scheme']:>12} {group['bytes'] / 1e6:8.2f} {group['loss']:15.2e}")
-    return "\n".join(lines)
+    groups = choice["groups"].items()
+    body = [(name, group["scheme"], group["bytes"] / 1e6, group["loss"]) for name, group in groups]
+    return tabulate(body, ("group", "scheme", "MB", "loss at 4 bits"), floatfmt=("", "", ".2f", ".2e"))
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from quantvggt.bench.run import HEAD, Setting, benchmark, format_row
+    from quantvggt.bench.run import Setting, benchmark, format_rows
     from quantvggt.core.machine import processor
     from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
 
@@ -52,11 +52,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     say(", ".join(f"{key} {value}" for key, value in head.items()))
     say("making the quantized checkpoints (VGGT-1B: a minute or two)")
     rows: list[dict[str, Any]] = []
-    for row in benchmark(args.model, _words(args.schemes), _words(args.baseline), setting, journal=args.journal):
-        if not rows:
-            say(HEAD)
-        rows.append(row)
-        say(format_row(row))
+    for found in benchmark(args.model, _words(args.schemes), _words(args.baseline), setting, journal=args.journal):
+        rows += found
+        say(format_rows(found))
     return {**head, "rows": rows}
 
 

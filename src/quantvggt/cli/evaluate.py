@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, say
 
@@ -92,9 +93,8 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         checkpoint_bytes=_bytes(locate(args.model)),
     )
-    for column in COLUMNS:
-        value = row[column.key]
-        say(f"{column.title:18} {'-' if value is None else column.show(value)}")
+    shown = [(column.title, None if row[column.key] is None else column.show(row[column.key])) for column in COLUMNS]
+    say(tabulate(shown, tablefmt="plain", missingval="-", disable_numparse=True))
     return row
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from quantvggt.calibrate.capture import observe_inputs
@@ -111,22 +112,20 @@ def _weight_error(site: QuantWeight, module: nn.Module) -> float:
 
 def format_sites(reports: Sequence[SiteReport]) -> str:
     """Aligned text, one line a layer and a line of totals."""
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.1f}"
-
-    width = max(len(row.name) for row in reports)
-    head = f"{'site':{width}} {'shape':>12} {'bits':>6} {'kB':>9} {'weight error':>13} "
-    head += f"{'outliers: special':>18} {'patch':>7}"
-    lines = [head, "-" * len(head)]
-    for row in reports:
-        shape = f"{row.shape[0]}x{row.shape[1]}"
-        error = "-" if row.weight_error is None else f"{100 * row.weight_error:.2f}%"
-        bits = f"{row.weight_bits}/{row.act_bits}"
-        lines.append(
-            f"{row.name:{width}} {shape:>12} {bits:>6} {row.bytes / 1000:9.1f} {error:>13} "
-            f"{number(row.outliers_special):>18} {number(row.outliers_patch):>7}"
+    head = ("site", "shape", "bits", "kB", "weight error %", "outliers: special", "patch")
+    body = [
+        (
+            row.name,
+            f"{row.shape[0]}x{row.shape[1]}",
+            f"{row.weight_bits}/{row.act_bits}",
+            row.bytes / 1000,
+            None if row.weight_error is None else 100 * row.weight_error,
+            row.outliers_special,
+            row.outliers_patch,
         )
+        for row in reports
+    ]
+    digits = ("", "", "", ".1f", ".2f", ".1f", ".1f")
     total = sum(row.bytes for row in reports)
-    lines.append(f"{len(reports)} layers, {total / 1e6:.2f} MB in memory")
-    return "\n".join(lines)
+    table = tabulate(body, head, floatfmt=digits, missingval="-")
+    return f"{table}\n{len(reports)} layers, {total / 1e6:.2f} MB in memory"

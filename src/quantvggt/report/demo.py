@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from tqdm import tqdm
 
 from quantvggt import api
@@ -17,7 +18,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.machine import environment
 from quantvggt.evaluate.run import Row, evaluate, predict, score
 from quantvggt.models import Model
-from quantvggt.report.table import label, print_table
+from quantvggt.report.table import format_table, label
 from quantvggt.report.write import write_report
 from quantvggt.scenes.calibration import CALIBRATION_SEED
 from quantvggt.scenes.clip import Clip
@@ -150,8 +151,6 @@ def _described(clips: list[Clip]) -> str:
 
 
 def _finish(rows: list[Row], folder: Path, seconds: float) -> None:
-    print("", file=sys.stderr)
-    print_table(rows)
     places = {
         "report.html": "the table, plots and the scene in 3D; open it in a browser",
         "report.json": "the same numbers for programs",
@@ -160,10 +159,11 @@ def _finish(rows: list[Row], folder: Path, seconds: float) -> None:
         "checkpoints": "every saved model",
     }
     print(
-        "\nAUC from 0 to 100, depth and point errors in percent, each followed by its difference from full "
+        f"\n{format_table(rows)}\n\n"
+        "AUC from 0 to 100, depth and point errors in percent, each followed by its difference from full "
         "precision.\nDrift is the median change of the full-precision model's own answers. "
         f"Done in {seconds:.0f} s. Look at\n",
+        tabulate([(folder / name, what) for name, what in places.items()], tablefmt="plain", disable_numparse=True),
+        sep="\n",
         file=sys.stderr,
     )
-    for name, what in places.items():
-        print(f"  {folder / name!s:<28} {what}", file=sys.stderr)

@@ -10,7 +10,9 @@ from quantvggt.evaluate.run import AUC_THRESHOLDS, Row
 from quantvggt.report.table import full_precision, human_bytes, label
 
 INK, MUTED, RULE = "#1e293b", "#64748b", "#e2e8f0"
-FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+FONT = "Inter, system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
+STYLE = {"ink": INK, "muted": MUTED, "rule": RULE, "font": FONT}
+"""What templates/style.css needs, so that pages and plots look alike."""
 
 _METHOD_COLOURS = {"float": "#475569", "rtn": "#e2763b", "dsfq": "#0e7c86", "best": "#7c5cbf"}
 _MORE_COLOURS = ("#b8336a", "#3b82c4", "#8a9a2b", "#a0623d")

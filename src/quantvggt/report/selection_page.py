@@ -1,18 +1,17 @@
 """How a calibration set was chosen, as one page for the browser."""
 
-from collections.abc import Callable
 from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.offline import get_plotlyjs
 
 from quantvggt.calibrate.sampling.features import PoolFeatures
 from quantvggt.calibrate.sampling.selection import Selection
 from quantvggt.calibrate.sampling.strategies import Choice, find_strategy
-from quantvggt.report.plots import INK, MUTED, styled
-from quantvggt.report.style import STYLE
+from quantvggt.report.page import TEMPLATES
+from quantvggt.report.plots import INK, MUTED, STYLE, styled
+from quantvggt.viewer.html import embed, render
 
 _COLOURS = ("#0e7c86", "#e2763b", "#7c5cbf", "#3b82c4", "#b8336a", "#8a9a2b", "#a0623d", "#475569")
 
@@ -20,40 +19,31 @@ _COLOURS = ("#0e7c86", "#e2763b", "#7c5cbf", "#3b82c4", "#b8336a", "#8a9a2b", "#
 def selection_page(features: PoolFeatures, choice: Choice, selection: Selection) -> str:
     """HTML text that needs no network: the pool's noise scores with the filter's threshold, its clusters, and the
     chosen clips. The arguments belong together: what was seen, what was made of it, and the set."""
-    dropped = int((~choice.kept).sum())
-    grouped = find_strategy(selection.strategy).groups or "nothing"
-    sections = (
-        (
-            "Noise scores",
-            "How unusual each clip's deep activations are within the pool. The line is the highest score that passes. "
-            f"{dropped} of {len(choice.kept)} clips do not pass.",
-            _plot(score_plot(features, choice)),
-        ),
-        (
-            "Clusters",
-            f"Each clip's {'feature' if grouped == 'feature' else 'first-frame correlation'} vector, projected to its "
-            f"two main axes. Clips are drawn evenly over: {grouped}. A ring marks a chosen clip.",
-            _plot(cluster_plot(features, choice, selection)),
-        ),
-        ("Chosen clips", "", f'<div class="scroll">{_table(features, selection)}</div>'),
-    )
-    settings = selection.settings
-    about = (
-        f"{len(selection)} of {selection.pool} clips, by {selection.strategy} with seed {selection.seed}, "
+    grouped, settings = find_strategy(selection.strategy).groups or "nothing", selection.settings
+    return render(
+        TEMPLATES / "selection.html",
+        title="Calibration set",
+        summary=f"{len(selection)} of {selection.pool} clips, by {selection.strategy} with seed {selection.seed}, "
         f"as {selection.model} sees them. Filter: {settings.rule}, drop {settings.drop:g}; "
-        f"clusters: {settings.clusters}; correlation: {settings.correlation}."
+        f"clusters: {settings.clusters}; correlation: {settings.correlation}.",
+        pool=len(choice.kept),
+        dropped=int((~choice.kept).sum()),
+        groups=grouped,
+        vectors="feature" if grouped == "feature" else "first-frame correlation",
+        plots={
+            "scores": embed(score_plot(features, choice)),
+            "clusters": embed(cluster_plot(features, choice, selection)),
+        },
+        clips=[_clip(features, selection, place) for place in range(len(selection))],
+        **STYLE,
     )
-    body = "".join(
-        f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{content}</section>'
-        for title, note, content in sections
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Calibration set</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
-        f'<body><main><header><p class="brand">quantvggt</p><h1>Calibration set</h1><p>{escape(about)}</p></header>'
-        f"{body}</main></body></html>\n"
-    )
+
+
+def _clip(features: PoolFeatures, selection: Selection, place: int) -> tuple[int, str, str, str, str]:
+    """A line of the table: which clip of the pool, its first frame, label, group and noise score."""
+    index, group = selection.indices[place], selection.clusters[place]
+    name, score = selection.clips[place].names[0], f"{selection.scores[place]:.2f}"
+    return index, name, features.labels[index], "-" if group < 0 else str(group), score
 
 
 def score_plot(features: PoolFeatures, choice: Choice) -> go.Figure:
@@ -125,25 +115,3 @@ def _main_axes(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     left, values, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     scores = (left * values)[:, :2]
     return np.pad(scores, ((0, 0), (0, 2 - scores.shape[1])))
-
-
-def _table(features: PoolFeatures, selection: Selection) -> str:
-    cells: tuple[tuple[str, Callable[[int], str]], ...] = (
-        ("Clip of the pool", lambda place: str(selection.indices[place])),
-        ("First frame", lambda place: selection.clips[place].names[0]),
-        ("Label", lambda place: features.labels[selection.indices[place]]),
-        ("Group", lambda place: "-" if selection.clusters[place] < 0 else str(selection.clusters[place])),
-        ("Noise score", lambda place: f"{selection.scores[place]:.2f}"),
-    )
-    head = "".join(f"<th>{name}</th>" for name, _ in cells)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(text(place))}</td>" for _, text in cells) + "</tr>"
-        for place in range(len(selection))
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _plot(figure: go.Figure) -> str:
-    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
-    html = figure.to_html(include_plotlyjs=False, full_html=False, config=config)
-    return f'<div class="scroll"><div class="plots">{html}</div></div>'

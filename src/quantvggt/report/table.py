@@ -1,9 +1,10 @@
 """Result rows as people read them: the columns, their meaning and format, and a plain-text table."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from typing import Literal
+
+from tabulate import tabulate
 
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.run import AUC_THRESHOLDS, Row
@@ -139,14 +140,7 @@ def format_table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    widths = [max(map(len, cells)) for cells in zip(head, *body, strict=True)]
-    lines = [_line(cells, widths) for cells in (head, ["-" * width for width in widths], *body)]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def print_table(rows: Sequence[Row], file: TextIO | None = None) -> None:
-    """`format_table` to `file`, stderr by default."""
-    print(format_table(rows), file=file or sys.stderr)
+    return tabulate(body, head, disable_numparse=True)
 
 
 def cell(column: Column, row: Row, base: Row) -> tuple[str, str]:
@@ -156,8 +150,3 @@ def cell(column: Column, row: Row, base: Row) -> tuple[str, str]:
         return "-", ""
     difference = "" if row is base or column.difference is None else column.difference(value - base[column.key])
     return column.show(value), difference
-
-
-def _line(cells: Sequence[Any], widths: Sequence[int]) -> str:
-    texts = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join(texts)

@@ -1,25 +1,19 @@
 """A Scene as one HTML file that needs no network: 3D view, cameras, the input images."""
 
-import base64
-import html
-import io
-import json
 import os
 import webbrowser
 from pathlib import Path
-from string import Template
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from quantvggt.core.files import atomic_file
 from quantvggt.reconstruction.points import MIN_CONFIDENCE
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.reconstruction.style import camera_colours
 from quantvggt.viewer.figure import MAX_POINTS, figure_and_views
+from quantvggt.viewer.html import data_uri, embed, render
 
 THUMBNAIL_HEIGHT = 104
+_LARGEST = (8 * THUMBNAIL_HEIGHT, 2 * THUMBNAIL_HEIGHT)
+"""Of a thumbnail's own pixels: twice its height, for screens of high density."""
 
 
 def write_page(
@@ -36,20 +30,16 @@ def write_page(
     """
     path = Path(path)
     plot, views = figure_and_views(scene, max_points, min_confidence)
-    page = _template().substitute(
-        title=html.escape(title),
+    thumbnails = [data_uri(image, _LARGEST, "JPEG") for image in scene.images]
+    page = render(
+        Path(__file__).with_name("page.html"),
+        title=title,
+        facts=_facts(scene, len(plot.data[0].x)),
+        plot=embed(plot, "scene"),
         thumbnail_height=THUMBNAIL_HEIGHT,
-        facts="".join(f"<li>{html.escape(fact)}</li>" for fact in _facts(scene, len(plot.data[0].x))),
-        plot=plot.to_html(
-            full_html=False,
-            include_plotlyjs=True,
-            div_id="scene",
-            default_height="100%",
-            config={"displaylogo": False, "responsive": True, "scrollZoom": True, "displayModeBar": False},
-        ),
-        thumbnails="\n".join(_thumbnails(scene)),
-        views=_json(views),
-        overview=_json(plot.layout.scene.camera.to_plotly_json()),
+        thumbnails=list(zip(scene.names, thumbnails, camera_colours(len(scene.names)), strict=True)),
+        views=views,
+        overview=plot.layout.scene.camera.to_plotly_json(),
     )
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -66,30 +56,3 @@ def _facts(scene: Scene, points: int) -> list[str]:
     facts = [f"{frames} frame{'s' if frames != 1 else ''}", f"{points:,} points"]
     made_by = [scene.provenance.get(key) for key in ("model", "scheme", "method")]
     return facts + [str(value) for value in made_by if value and value != "float"]
-
-
-def _thumbnails(scene: Scene) -> list[str]:
-    colours = camera_colours(len(scene.names))
-    return [
-        f'<button type="button" data-frame="{index}" style="--camera: rgb{colour}" title="{html.escape(name)}">'
-        f'<img src="{_data_uri(image)}" alt="{html.escape(name)}"></button>'
-        for index, (name, image, colour) in enumerate(zip(scene.names, scene.images, colours, strict=True))
-    ]
-
-
-def _data_uri(pixels: NDArray[np.uint8]) -> str:
-    image = Image.fromarray(pixels)
-    if image.height > 2 * THUMBNAIL_HEIGHT:  # twice, for screens of high density
-        image.thumbnail((8 * THUMBNAIL_HEIGHT, 2 * THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _json(value: object) -> str:
-    """JSON that can stand inside a script element."""
-    return json.dumps(value).replace("<", "\\u003c")
-
-
-def _template() -> Template:
-    return Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
