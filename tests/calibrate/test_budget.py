@@ -12,6 +12,7 @@ from torch import Tensor
 
 import quantvggt as qv
 from quantvggt.calibrate import sensitivity
+from quantvggt.calibrate.budget import Choice, GroupChoice, format_groups
 from quantvggt.calibrate.journal import LOSSES
 from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.sensitivity import measure_losses, task_loss
@@ -255,3 +256,10 @@ def test_refuses_a_model_that_cannot_be_quantized_before_it_runs_it(monkeypatch:
     for model, words in (done, "quantized already"), (mixed, 'load it without dtype="mixed"'):
         with pytest.raises(InputError, match=words):
             small(10**9, model=model)
+
+
+def test_the_table_of_a_choice() -> None:
+    group = GroupChoice("w4a4", 1_234_567, 0.00123)
+    head, _, line = format_groups(Choice(10**9, {}, {"camera_head.trunk.0-3": group}).to_dict()).splitlines()
+    assert head.split("  ")[0] == "group"
+    assert line.split() == ["camera_head.trunk.0-3", "w4a4", "1.23", "1.23e-03"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import quantvggt as qv
-from quantvggt.evaluate.inspection import format_sites, inspect_sites
+from quantvggt.evaluate.inspection import SiteReport, format_sites, inspect_sites
 from quantvggt.models.sites import all_sites, quantizable_sites
 from quantvggt.nn.quant_conv import flat_weight
 from tiny import tiny_clip, tiny_model
@@ -35,3 +35,11 @@ def test_every_quantizable_layer_has_a_line() -> None:
 def test_a_float_model_has_no_errors() -> None:
     rows = inspect_sites(tiny_model(), [tiny_clip()], progress=False)
     assert {(row.weight_bits, row.act_bits, row.weight_error) for row in rows} == {(32, 32, None)}
+
+
+def test_the_table_has_a_dash_for_what_is_not_known() -> None:
+    known = SiteReport("trunk.fc1", (64, 32), 4, 8, 2_500, 0.1234, 9.96, 2.0)
+    lines = format_sites([known, SiteReport("head.conv", (8, 9), 16, 16, 144, None, None, None)]).splitlines()
+    assert lines[2].split() == ["trunk.fc1", "64x32", "4/8", "2.5", "12.34", "10.0", "2.0"]
+    assert lines[3].split() == ["head.conv", "8x9", "16/16", "0.1", "-", "-", "-"]
+    assert lines[4] == "2 layers, 0.00 MB in memory"

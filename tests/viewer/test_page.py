@@ -161,7 +161,7 @@ def test_the_page_shows_every_input_image(scene: Scene, tmp_path: Path) -> None:
 
 
 def test_text_is_escaped(scene: Scene, tmp_path: Path) -> None:
-    evil = '"></script><script>alert(1)</script><img src=x onerror=alert(2)>$plot'
+    evil = '"></script><script>alert(1)</script><img src=x onerror=alert(2)>{{ plot }}'
     bad = dataclasses.replace(
         scene,
         names=[f"{index}{evil}" for index in range(4)],
