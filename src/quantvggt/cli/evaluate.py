@@ -15,9 +15,13 @@ FILTERS = ("parts", "methods", "schemes", "forms")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; not with --study")
     parser.add_argument("--reference", help="the full-precision model it was made from, to measure drift")
-    parser.add_argument("--scenes", type=int, default=100, help="held-out synthetic scenes (default %(default)s)")
+    parser.add_argument("--dataset", default="synthetic", help="scenes with truth (default %(default)s)")
+    parser.add_argument("--root", help="the folder that the dataset's download makes; synthetic needs none")
+    parser.add_argument("--scenes", type=int, default=100, help="scenes to judge on (default %(default)s)")
     parser.add_argument("--frames", type=int, default=8, help="frames per scene (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="offset into the held-out scenes (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the choice of scenes; synthetic: how many to skip (default %(default)s)"
+    )
     add_device_options(parser)
     study = parser.add_argument_group("the study", "methods, schemes and settings compared; run again to go on")
     study.add_argument("--study", action="store_true", help="measure what docs/results.json lacks, write the tables")
@@ -68,14 +72,14 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.core.errors import InputError
     from quantvggt.evaluate.run import predict, score
     from quantvggt.report.table import COLUMNS
-    from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clips
+    from quantvggt.scenes.datasets import open_dataset
 
     if args.scenes < 1 or args.frames < 2:
         raise InputError("evaluation needs --scenes 1 or more and --frames 2 or more")
+    dataset = open_dataset(args.dataset, args.root)
     dtype, device = dtype_of(args), device_of(args)
     model = api.load(args.model, dtype=dtype, device=device)
-    first = HELD_OUT_SEED + args.seed
-    clips = make_clips(range(first, first + args.scenes), args.frames, model.image_size)
+    clips = dataset.clips(args.scenes, args.seed, args.frames, model.image_size)
     reference = None
     if args.reference:
         exact = api.load(args.reference, dtype=torch.float32, device=device)
@@ -95,7 +99,7 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     )
     shown = [(column.title, None if row[column.key] is None else column.show(row[column.key])) for column in COLUMNS]
     say(tabulate(shown, tablefmt="plain", missingval="-", disable_numparse=True))
-    return row
+    return {**row, "dataset": dataset.name}
 
 
 def _bytes(weights: Path) -> int:

@@ -1,6 +1,7 @@
 """A Scene in other programs' formats: one file per format, one table of them."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from quantvggt.core.errors import InputError
@@ -10,20 +11,28 @@ from quantvggt.reconstruction.export.depth import write_depth
 from quantvggt.reconstruction.export.glb import write_glb
 from quantvggt.reconstruction.export.npz import write_npz
 from quantvggt.reconstruction.export.ply import write_ply
-from quantvggt.reconstruction.points import PointCloud, select_points
+from quantvggt.reconstruction.points import select_points
 from quantvggt.reconstruction.scene import Scene
 
-OF_SCENE: dict[str, tuple[str, Callable[[Scene, Path], None]]] = {
-    "cameras": ("cameras.json", write_cameras),
-    "depth": ("depth", write_depth),
-    "npz": ("scene.npz", write_npz),
+
+@dataclass(frozen=True)
+class Format:
+    """file: the name of the file or folder in the scene's; write(scene, path), or write(scene, points, path) for a
+    format `of_points`, which gets the points that were asked for."""
+
+    file: str
+    write: Callable[..., None]
+    of_points: bool = False
+
+
+FORMATS = {
+    "cameras": Format("cameras.json", write_cameras),
+    "colmap": Format("colmap", write_colmap, of_points=True),
+    "depth": Format("depth", write_depth),
+    "glb": Format("scene.glb", write_glb, of_points=True),
+    "npz": Format("scene.npz", write_npz),
+    "ply": Format("points.ply", write_ply, of_points=True),
 }
-OF_POINTS: dict[str, tuple[str, Callable[[Scene, PointCloud, Path], None]]] = {
-    "colmap": ("colmap", write_colmap),
-    "glb": ("scene.glb", write_glb),
-    "ply": ("points.ply", write_ply),
-}
-FORMATS = tuple(sorted([*OF_SCENE, *OF_POINTS]))
 
 
 def check_formats(formats: Iterable[str]) -> list[str]:
@@ -47,14 +56,14 @@ def export(
 ) -> dict[str, Path]:
     """See `Scene.export`. Everything that can be wrong with the request is checked before the first write."""
     formats = check_formats(formats)
-    targets = {name: folder / (OF_SCENE.get(name) or OF_POINTS[name])[0] for name in formats}
+    targets = {name: folder / FORMATS[name].file for name in formats}
     existing = [str(path) for path in targets.values() if path.exists()]
     if existing and not overwrite:
         raise InputError(f"{', '.join(existing)} already exists; allow overwriting or choose another folder")
-    cloud = select_points(scene, min_confidence, max_points, seed) if set(formats) & set(OF_POINTS) else None
+    cloud = None
+    if any(FORMATS[name].of_points for name in formats):
+        cloud = select_points(scene, min_confidence, max_points, seed)
     for name, path in targets.items():
-        if name in OF_SCENE:
-            OF_SCENE[name][1](scene, path)
-        elif cloud is not None:
-            OF_POINTS[name][1](scene, cloud, path)
+        wanted = (scene, cloud, path) if FORMATS[name].of_points else (scene, path)
+        FORMATS[name].write(*wanted)
     return targets
