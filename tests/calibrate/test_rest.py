@@ -101,7 +101,7 @@ def test_streams_end_where_the_model_does() -> None:
     torch.testing.assert_close(embed.norm(ends[0][:, 5:]), embed(model.aggregator.normalise(images)[0]))
     features = model.encode(images)
     for layer, expected in features.items():
-        torch.testing.assert_close(model.collect(outputs)[layer], expected)
+        torch.testing.assert_close(model.collect(outputs, None)[layer], expected)
     torch.testing.assert_close(features[model.config.depth - 1][0, :, :, -ends[1].shape[-1] :], ends[1])
     deltas = head.pose_branch(head.trunk_norm(ends[2]))
     pose = head(features[model.config.depth - 1][:, :, 0])[-1]

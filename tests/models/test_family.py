@@ -91,7 +91,7 @@ class Toy(Model):
             ends.append(self.blocks[1](x.flatten(0, 1)[None]).view(x.shape))
         return torch.stack(ends)
 
-    def collect(self, outputs: Sequence[Tensor]) -> Tensor:
+    def collect(self, outputs: Sequence[Tensor], context: None) -> Tensor:
         return outputs[-1][None]
 
     def last_output(self, features: Tensor) -> Tensor:

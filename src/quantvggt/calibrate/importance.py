@@ -19,7 +19,7 @@ from tqdm import tqdm
 from quantvggt.calibrate.stream import Stream
 from quantvggt.models import Model
 from quantvggt.models.answers import quantities, units
-from quantvggt.models.family import as_sequence
+from quantvggt.models.family import Features, as_sequence
 from quantvggt.nn.quant_linear import mark_frames
 from quantvggt.scenes.clip import Clip
 
@@ -85,7 +85,7 @@ def squared_gradients(
         others = part.arguments(place, context, model.device)
         x = checkpoint(block, as_sequence(x, place.kind), *others, use_reentrant=False).view(shape)
         outputs.append(x)
-    tasks = task_outputs(model, outputs, images, generator)
+    tasks = task_outputs(model, model.collect(outputs, context), images, generator)
     result = [torch.zeros(shape) for _ in outputs]
     for probe in range(probes):
         noise = [torch.randn(task.shape, generator=generator).to(task) / task.numel() ** 0.5 for task in tasks]
@@ -98,19 +98,18 @@ def squared_gradients(
 
 
 def task_outputs(
-    model: Model, outputs: Sequence[Tensor], images: Tensor, generator: torch.Generator | None = None
+    model: Model, features: Features, images: Tensor, generator: torch.Generator | None = None
 ) -> list[Tensor]:
     """What the heads say of one clip, as numbers without unit, so that errors of all heads can be compared.
 
-    outputs: what each of the trunk's blocks gives, [S, P, C]; images [1, S, 3, H, W]. Returned are
-    `models.answers.quantities` over their `units`, which count as constants: so gradients of depth and points are those
-    of relative errors. Of more than DENSE_FRAMES frames, some are drawn for depth and points; without `generator` the
+    features: what they read; images [1, S, 3, H, W]. Returned are `models.answers.quantities` over their `units`, which
+    count as constants: so gradients of depth and points are those of relative errors. Of more than DENSE_FRAMES frames, some are drawn for depth and points; without `generator` the
     first. The gradient goes through all refinements of the cameras: training cuts it between them, and what is left for
     the last one is a millionth of how the answer really depends on the tokens.
     """
     frames = images.shape[1]
     chosen = torch.arange(frames) if generator is None else torch.randperm(frames, generator=generator)
-    answers = model.read(model.collect(outputs), images, dense=chosen[:DENSE_FRAMES].tolist(), cut=False)
+    answers = model.read(features, images, dense=chosen[:DENSE_FRAMES].tolist(), cut=False)
     constant = units(answers.detach())
     return [value / unit.to(value) for value, unit in zip(quantities(answers), constant, strict=True)]
 

@@ -52,7 +52,7 @@ class Part(ABC):
     @abstractmethod
     def start(self, images: Tensor) -> tuple[Tensor, Any]:
         """images [1, S, 3, H, W] -> the tokens in front of the first block, and what else blocks need to know of the
-        clip, which `arguments` and `before` are given."""
+        clip, which `arguments` and `before` are given and `Model.collect` in the end."""
 
     def arguments(self, place: Place, context: Any, device: torch.device) -> tuple[Any, ...]:
         """What the block takes besides its tokens."""
@@ -157,8 +157,9 @@ class Model(nn.Module, ABC):
         """The trunk on images [B, S, 3, H, W], RGB in [0, 1], in the model's dtype."""
 
     @abstractmethod
-    def collect(self, outputs: Sequence[Tensor]) -> Features:
-        """The same from the output [S, P, C] of every block of the trunk, as they ran on one clip."""
+    def collect(self, outputs: Sequence[Tensor], context: Any) -> Features:
+        """The same from the output [S, P, C] of every block of the trunk, as they ran on one clip, and the clip's
+        context from `Part.start`."""
 
     @abstractmethod
     def last_output(self, features: Features) -> Tensor:

@@ -107,7 +107,7 @@ class VGGT(Model):
     def encode(self, images: Tensor) -> Tokens:
         return self.aggregator(images, {*self.config.layers_read, self.config.depth - 1})
 
-    def collect(self, outputs: Sequence[Tensor]) -> Tokens:
+    def collect(self, outputs: Sequence[Tensor], context: object) -> Tokens:
         kept = {*self.config.layers_read, self.config.depth - 1}
         return {layer: torch.cat(tuple(outputs[2 * layer : 2 * layer + 2]), dim=-1)[None] for layer in sorted(kept)}
 
