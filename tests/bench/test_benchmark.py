@@ -9,9 +9,9 @@ import pytest
 
 import quantvggt as qv
 from quantvggt.bench import run
-from quantvggt.bench import turns as turns_on_disk
 from quantvggt.bench.run import Setting, Side, benchmark, format_rows
 from quantvggt.core.errors import InputError
+from quantvggt.jobs import store
 from tiny import CONFIG
 
 KEYS = {
@@ -179,11 +179,11 @@ def test_an_interrupted_benchmark_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as changed:
             changed.setitem(sizes, "w4a4", change.get("size", 1))
             if "code" in change:
-                changed.setattr(turns_on_disk, "_code", lambda: "another")
+                changed.setattr(store, "code_digest", lambda *_: "another")
             assert len(rows(99, change.get("threads", 2))[1]) == 12
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"task": "x", "turns": [{}]}', '{"task": "x", "turns": [1]}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"task": "x", "turns": [{}]}', '{"task": 1, "values": []}'])
 def test_a_journal_is_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     monkeypatch.setattr(run, "_prepare", lambda *_: ([Side("w4a4", {}, 1)], {}, 1))
     (tmp_path / "notes").write_text(content)

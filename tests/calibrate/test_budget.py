@@ -13,7 +13,7 @@ from torch import Tensor
 import quantvggt as qv
 from quantvggt.calibrate import sensitivity
 from quantvggt.calibrate.budget import Choice, GroupChoice, format_groups
-from quantvggt.calibrate.journal import LOSSES
+from quantvggt.calibrate.journal import LOSSES, PREFIX
 from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.sensitivity import measure_losses, task_loss
 from quantvggt.checkpoint.save import checkpoint_bytes
@@ -141,7 +141,7 @@ def test_losses_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(measured) == left
     assert measure("b", tmp_path) == measure("b", None) != whole
     for broken in ("", "[]", "{}"):
-        (tmp_path / LOSSES).write_text(broken)
+        (tmp_path / f"{PREFIX}{LOSSES}").write_text(broken)
         assert measure("a", tmp_path) == whole
 
 

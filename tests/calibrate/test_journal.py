@@ -1,6 +1,7 @@
 """An interrupted calibration goes on where it stopped, and ends with the same bits as one that wasn't."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
+from quantvggt.jobs import code
 from quantvggt.models import VGGT
 from quantvggt.nn.quant_linear import QuantLinear
 from tiny import tiny_clip, tiny_model
@@ -108,6 +110,24 @@ def test_the_journal_of_another_task_is_passed_over(
     assert blocks == BLOCKS
 
 
+@pytest.mark.parametrize(("file", "seen"), [("calibrate/methods/base.py", 0), ("nn/fused.py", 0), ("cli/main.py", 2)])
+def test_blocks_of_other_code_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solved: Recorder, file: str, seen: int
+) -> None:
+    copy, folder, model = tmp_path / "package", tmp_path / "unfinished", tiny_model()
+    shutil.copytree(code.PACKAGE, copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(find_method("dsfq"), "solve", find_method("dsfq").solve)
+        solved("dsfq", stop_after=2)
+        with pytest.raises(Interrupted):
+            calibrate(model, "dsfq", "w4a4", folder)
+    (copy / file).write_text((copy / file).read_text() + "# a change\n")
+    blocks = solved("dsfq")
+    calibrate(model, "dsfq", "w4a4", folder)
+    assert blocks == BLOCKS[seen:]
+
+
 def test_files_that_are_no_blocks_are_left_alone_and_broken_ones_solved_again(tmp_path: Path, solved: Recorder) -> None:
     model = tiny_model()
     (tmp_path / "notes.txt").write_text("mine")
@@ -150,7 +170,7 @@ def test_a_block_comes_back_bit_for_bit(tmp_path: Path) -> None:
             assert torch.equal(states[0][key], value)
     (file,) = tmp_path.iterdir()
     with safe_open(file, "pt") as opened:
-        assert json.loads(opened.metadata()["layers"])["mlp.fc1"] == [16, 8, "w3a16"]
+        assert json.loads(opened.metadata()["values"])["mlp.fc1"] == [16, 8, "w3a16"]
 
 
 def test_fingerprints_differ_where_anything_differs() -> None:

@@ -2,17 +2,18 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ DEEP = 1 / 6
 """The share of the trunk, counted from its end, that is deep: blocks 20..23 of VGGT-1B's 24, as published."""
 
 _ARRAYS = ("means", "variances", "flattened", "tokenwise", "pooled")
+_TEXTS = ("labels", "layers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +54,28 @@ class PoolFeatures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """All arrays by name, and all texts by name: `of_parts` puts them together again."""
+        arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _ARRAYS}
+        return arrays, {name: getattr(self, name) for name in _TEXTS}
+
+    @classmethod
+    def of_parts(cls, arrays: Mapping[str, Tensor], texts: Mapping[str, list[str]]) -> "PoolFeatures":
+        """Raises KeyError if there is one missing, ValueError if they are of different lengths."""
+        parts: dict[str, Any] = {name: arrays[name].numpy() for name in _ARRAYS} | {
+            name: texts[name] for name in _TEXTS
+        }
+        features = cls(**parts)
+        clips = {len(parts[name]) for name in (*_ARRAYS, "labels")}
+        if len(clips) != 1 or features.means.shape != features.variances.shape:
+            raise ValueError("its arrays are of different lengths")
+        return features
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one small safetensors file. Raises InputError if that is impossible."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        arrays, texts = self.parts()
         with atomic_file(path) as temporary:
-            save_file(arrays, temporary, {"labels": json.dumps(self.labels), "layers": json.dumps(self.layers)})
+            save_file(arrays, temporary, {name: json.dumps(text) for name, text in texts.items()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "PoolFeatures":
@@ -64,16 +83,12 @@ class PoolFeatures:
         if not Path(path).is_file():
             raise InputError(f"no such pool features: {path}; write them with PoolFeatures.save")
         try:
-            with safe_open(path, "np") as file:
+            with safe_open(path, "pt") as file:
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-                texts = {name: json.loads((file.metadata() or {})[name]) for name in ("labels", "layers")}
-            features = cls(**arrays, **texts)
-            clips = {len(array) for array in (*arrays.values(), features.labels)}
-            if len(clips) != 1 or features.means.shape != features.variances.shape:
-                raise ValueError("its arrays are of different lengths")
+                texts = {name: json.loads((file.metadata() or {})[name]) for name in _TEXTS}
+            return cls.of_parts(arrays, texts)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} holds no pool features ({error}); write them with PoolFeatures.save") from error
-        return features
 
 
 def deep_blocks(depth: int, share: float = DEEP) -> range:
