@@ -1,8 +1,7 @@
 """The study's runner: what is done stays done, whatever happens in between."""
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,16 @@ import torch
 
 import quantvggt as qv
 from quantvggt.core.errors import InputError
+from quantvggt.core.machine import environment, source_commit
+from quantvggt.jobs.workers import attempt
 from quantvggt.scenes.calibration import CALIBRATION_SEED
+from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clips
 from quantvggt.study.inputs import Inputs
+from quantvggt.study.measure import measuring
 from quantvggt.study.plan import Calibration, Cell, Entry
 from quantvggt.study.run import Filters, run_study
 from quantvggt.study.store import Results, Setup
-from quantvggt.study.workers import Outcome, Workers, attempt
 from tiny import sane_model
 
 SETUP = Setup(scenes=2, frames=3, dense_frames=1)
@@ -37,27 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-class InThisProcess:
-    """Workers without processes, which take seconds to start."""
-
-    def __init__(self, count: int, setup: Setup, folder: Path) -> None:
-        self.inputs = Inputs(setup, folder)
-
-    def __enter__(self) -> "InThisProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, cells: Iterator[Cell]) -> Iterator[Outcome]:
-        return (attempt(cell, self.inputs) for cell in cells)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantvggt.study.run.Workers", InThisProcess)
-
-
 def plan_of(form: str) -> list[Entry]:
     cells = [
         Cell(form, "float32", "float"),
@@ -68,8 +49,8 @@ def plan_of(form: str) -> list[Entry]:
     return [Entry("main" if cell.method != "float" else "float", cell.method, cell) for cell in cells]
 
 
-def run(path: Path, plan: list[Entry], folder: Path, **more: Any) -> dict[str, Any]:
-    return run_study(path, workers=1, setup=SETUP, plan=plan, folder=folder, **more)
+def run(path: Path, plan: list[Entry], folder: Path, workers: int = 0, **more: Any) -> dict[str, Any]:
+    return run_study(path, workers=workers, setup=SETUP, plan=plan, folder=folder, **more)
 
 
 def rows_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -85,7 +66,7 @@ def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_happened(
 ) -> None:
     plan = plan_of(form)
     whole, parted = tmp_path / "whole.json", tmp_path / "parted.json"
-    assert run(whole, plan, folder) == {"results": str(whole), "rows": 4, "missing": 0, "failed": []}
+    assert run(whole, plan, folder, workers=1) == {"results": str(whole), "rows": 4, "missing": 0, "failed": []}
 
     save = Results.save
 
@@ -95,7 +76,6 @@ def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_happened(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("quantvggt.study.run.Workers", InThisProcess)
         patch.setattr(Results, "save", save_and_interrupt)
         assert run(parted, plan, folder)["missing"] == 2
         patch.setattr(Results, "save", save)
@@ -111,9 +91,38 @@ def test_an_interrupted_study_goes_on_and_ends_as_if_nothing_had_happened(
 
     text = whole.with_suffix(".md").read_text()
     assert "4 of 4 cells are measured" in text
+    assert "4 rows: " in text
 
 
-@pytest.mark.usefixtures("in_this_process")
+def test_rows_carry_what_they_were_measured_with_and_keep_it(
+    form: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, path = plan_of(form), tmp_path / "results.json"
+    old = {"versions": {"quantvggt": "0.0.1", "torch": "2.0"}, "machine": {"processor": "Z80"}}
+    ours = {**environment(), "commit": source_commit()}
+    assert ours["machine"]["processor"] != "Z80"
+
+    run(path, plan[:1], folder)
+    whole = json.loads(path.read_text())
+    assert {name: whole["rows"][0].pop(name) for name in ours} == ours
+    path.write_text(json.dumps({**whole, **old}))  # a file of before rows had their own
+    theirs = {**environment(), "commit": "c0ffee" * 6 + "abcd+changes"}
+    monkeypatch.setattr("quantvggt.study.measure.source_commit", lambda: theirs["commit"])
+    run(path, plan[:2], folder)
+    monkeypatch.undo()
+    run(path, plan[:3], folder)
+
+    stored = json.loads(path.read_text())
+    assert {name: stored[name] for name in old} == old
+    first, second, third = stored["rows"]
+    assert first == whole["rows"][0]
+    assert {name: second[name] for name in theirs} == theirs
+    assert {name: third[name] for name in ours} == ours
+    text = path.with_suffix(".md").read_text()
+    assert "1 rows: Z80, quantvggt 0.0.1 (commit not recorded), PyTorch 2.0." in text
+    assert f"quantvggt {ours['versions']['quantvggt']} (commit c0ffeec0ffee+changes), PyTorch" in text
+
+
 def test_a_cell_that_fails_costs_itself_only_and_is_tried_again(form: str, folder: Path, tmp_path: Path) -> None:
     broken = Entry("main", "dsfq", Cell(form, "w4a4", "dsfq", calibration=Calibration(0)))
     plan = [broken, *plan_of(form)[:2]]
@@ -124,7 +133,6 @@ def test_a_cell_that_fails_costs_itself_only_and_is_tried_again(form: str, folde
         assert [failure["key"] for failure in result["failed"]] == [broken.cell.key]
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_what_is_not_there_yet_is_left_out(
     form: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,7 +149,6 @@ def test_what_is_not_there_yet_is_left_out(
     assert all(word in told for word in ("clairvoyant", "crystal", "nowhere"))
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_filters_dry_run_and_redo(form: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan, path = plan_of(form), tmp_path / "results.json"
     only = Filters(methods=["rtn"])
@@ -161,7 +168,6 @@ def test_filters_dry_run_and_redo(form: str, folder: Path, tmp_path: Path, capsy
         run(path, plan, folder, filters=Filters(methods=["nothing"]))
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_rows_of_a_form_that_was_trained_anew_are_measured_again(form: str, folder: Path, tmp_path: Path) -> None:
     path, own = tmp_path / "results.json", tmp_path / "own"
     qv.save(sane_model(), own)
@@ -185,6 +191,23 @@ def test_results_of_another_setup_or_another_kind_are_refused(form: str, folder:
     path.write_text('{"rows": 3}')
     with pytest.raises(InputError, match="no results file"):
         run(path, plan_of(form), folder)
+
+
+def test_what_is_kept_is_of_the_code_that_made_it(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def render(seeds: Iterable[int], frames: int, size: int) -> list[Clip]:
+        made.append(1)
+        return make_clips(seeds, frames, size)
+
+    monkeypatch.setattr("quantvggt.study.inputs.make_clips", render)
+    for _ in range(2):
+        Inputs(SETUP, tmp_path).held_out(28)
+    assert len(made) == 1
+    monkeypatch.setattr("quantvggt.jobs.store.code_digest", lambda *rooms: "another" * ("scenes" in rooms))
+    Inputs(SETUP, tmp_path).held_out(28)
+    assert len(made) == 2
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
 
 
 def test_kept_scenes_are_those_of_their_seeds(form: str, folder: Path) -> None:
@@ -212,24 +235,7 @@ def test_clips_are_chosen_from_a_pool_by_seed(form: str, folder: Path, tmp_path:
     assert chosen(0) == chosen(0) == chosen(0, tmp_path)
     assert chosen(0) != chosen(1)
     cell = Cell(form, "w4a4", "dsfq", 1, (("seed", 0),), spec)
-    _, row, error = attempt(cell, Inputs(SETUP, folder))
+    _, row, error = attempt(measuring(SETUP, folder), cell)
     assert row is not None, error
     assert row["calibration"]["broken_chosen"] == sum("broken" in source for source in chosen(1))
     assert (row["calibration"]["strategy"], row["settings"]) == ("random", {"seed": 0})
-
-
-class Deadly(Cell):
-    """Ends the process that unpacks it."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os._exit, (7,)
-
-
-def test_a_process_that_dies_takes_its_cell_with_it_and_nothing_else(form: str, folder: Path) -> None:
-    good = Cell(form, "w4a4", "rtn")
-    with Workers(1, SETUP, folder) as workers:
-        dead, alive = workers.run(iter([Deadly(form, "w4a4", "rtn"), good]))
-    assert dead.row is None
-    assert "exit code 7" in dead.error
-    assert alive.row is not None
-    assert alive.row["key"] == good.key

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,26 @@ import numpy as np
 import torch
 
 from quantvggt import __version__
+
+CHANGED = "+changes"
+
+
+@cache
+def source_commit(package: Path = Path(__file__).parents[1]) -> str | None:
+    """The commit that the package's code is of, with CHANGED behind it if its folder has been edited since.
+
+    None if it isn't from a git checkout: installed copies aren't, even inside one.
+    """
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + CHANGED * bool(git("status", "--porcelain", "--", "."))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def environment() -> dict[str, Any]:

@@ -4,21 +4,19 @@ Everything is kept in one folder of files that may be deleted at any time.
 """
 
 import hashlib
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from quantvggt import api
 from quantvggt.calibrate.sampling.features import PoolFeatures, pool_features
 from quantvggt.calibrate.sampling.strategies import choose
 from quantvggt.checkpoint.load import locate
 from quantvggt.core.errors import InputError
-from quantvggt.core.files import atomic_file
 from quantvggt.evaluate.run import Prediction, predict
+from quantvggt.jobs.store import Store, Tensors, task_of
 from quantvggt.models import Model
 from quantvggt.scenes.calibration import CALIBRATION_SEED
 from quantvggt.scenes.clip import Clip, GroundTruth
@@ -30,6 +28,10 @@ from quantvggt.study.store import Setup
 FRESH = "fresh"
 SEEDS_APART = 1000
 """Fresh calibration sets of different seeds start so many scenes apart."""
+SCENES = ("core", "jobs", "scenes", "study/inputs")
+"""Whose code the pixels depend on."""
+ANSWERS = (*SCENES, "api", "calibrate", "checkpoint", "evaluate", "kernels", "models", "nn", "reconstruction")
+"""Whose code the models' answers depend on."""
 
 
 def fingerprint(form: str) -> str:
@@ -41,10 +43,11 @@ def fingerprint(form: str) -> str:
 
 
 class Inputs:
-    """The inputs of one setup at one image size; `folder` keeps them between runs."""
+    """The inputs of one setup at one image size; `folder` keeps them between runs of the same code."""
 
     def __init__(self, setup: Setup, folder: Path) -> None:
         self.setup, self.folder = setup, folder
+        self._scenes, self._answers = (Store(folder, task_of(None, rooms=rooms)) for rooms in (SCENES, ANSWERS))
         self.held_out = lru_cache(1)(self._held_out)
         self.model = lru_cache(2)(self._model)
         self.reference = lru_cache(2)(self._reference)
@@ -63,15 +66,16 @@ class Inputs:
     def _reference(self, form: str) -> list[Prediction]:
         """The float model's answers to the held-out clips."""
         shown = self.setup.dense_frames
-        path = self.folder / f"reference-{form.replace('/', '_')}-{fingerprint(form)}-{self._spelled()}.pt"
+        name = f"reference-{form.replace('/', '_')}-{fingerprint(form)}-{self._spelled()}.safetensors"
 
-        def make() -> dict[str, Tensor]:
+        def make() -> tuple[Tensors, None]:
             model = self.model(form)
             answers = predict(model, self.held_out(model.image_size), label=form, dense_frames=shown)
             names = Prediction.__dataclass_fields__
-            return {name: torch.from_numpy(np.stack([getattr(answer, name) for answer in answers])) for name in names}
+            stacks = {name: np.stack([getattr(answer, name) for answer in answers]) for name in names}
+            return {name: torch.from_numpy(stack) for name, stack in stacks.items()}, None
 
-        stored = {name: values.numpy() for name, values in _kept(path, make).items()}
+        stored = {name: values.numpy() for name, values in self._answers.tensors(name, make)[0].items()}
         return [
             Prediction(**{name: values[index] for name, values in stored.items()}) for index in range(self.setup.scenes)
         ]
@@ -87,16 +91,14 @@ class Inputs:
         return [pool[index] for index in choice.indices.tolist()]
 
     def _pool_features(self, form: str, count: int, broken: float) -> PoolFeatures:
-        path = (
-            self.folder
-            / f"pool-{count}-{broken}-{self.setup.frames}-{form.replace('/', '_')}-{fingerprint(form)}.safetensors"
-        )
-        if path.is_file():
-            return PoolFeatures.load(path)
-        model = self.model(form)
-        features = pool_features(model, self._pool(count, broken, model.image_size))
-        features.save(path)
-        return features
+        of = f"{form.replace('/', '_')}-{fingerprint(form)}"
+
+        def make() -> tuple[Tensors, dict[str, list[str]]]:
+            model = self.model(form)
+            return pool_features(model, self._pool(count, broken, model.image_size)).parts()
+
+        name = f"pool-{count}-{broken}-{self.setup.frames}-{of}.safetensors"
+        return PoolFeatures.of_parts(*self._answers.tensors(name, make))
 
     def _make_pool(self, count: int, broken: float, size: int) -> list[Clip]:
         return synthetic_pool(count, self.setup.frames, broken, size=size)
@@ -104,9 +106,8 @@ class Inputs:
     def _synthetic(self, first: int, count: int, size: int) -> list[Clip]:
         """The scenes of seeds `first`, ..., rendered once: the same clips, bit for bit, as `make_clips` gives."""
         frames = self.setup.frames
-        path = self.folder / f"scenes-{first}-{count}-{frames}-{size}.pt"
 
-        def make() -> dict[str, Tensor]:
+        def make() -> tuple[Tensors, None]:
             clips = make_clips(range(first, first + count), frames, size)
             truths = [clip.truth for clip in clips if clip.truth is not None]
             return {
@@ -114,9 +115,9 @@ class Inputs:
                 "extrinsics": torch.stack([truth.extrinsics for truth in truths]),
                 "intrinsics": torch.stack([truth.intrinsics for truth in truths]),
                 "depth": torch.stack([truth.depth for truth in truths]),
-            }
+            }, None
 
-        stored = _kept(path, make)
+        stored, _ = self._scenes.tensors(f"scenes-{first}-{count}-{frames}-{size}.safetensors", make)
         truths = zip(stored["extrinsics"], stored["intrinsics"], stored["depth"], strict=True)
         return [
             Clip(
@@ -131,13 +132,3 @@ class Inputs:
     def _spelled(self) -> str:
         setup = self.setup
         return f"{setup.first_seed}-{setup.scenes}-{setup.frames}-{setup.dense_frames}"
-
-
-def _kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors in the file at `path`; `make` fills it if it isn't there."""
-    if not path.is_file():
-        tensors = make()
-        with atomic_file(path) as temporary:
-            torch.save(tensors, temporary)
-    stored: dict[str, Tensor] = torch.load(path, weights_only=True)
-    return stored

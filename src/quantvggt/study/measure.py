@@ -1,19 +1,29 @@
 """From a cell of the plan to its row."""
 
+import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from quantvggt import api
 from quantvggt.calibrate.methods import find_method
+from quantvggt.core.machine import environment, source_commit
 from quantvggt.core.memory import peak_memory
 from quantvggt.core.scheme import Scheme
 from quantvggt.evaluate.run import Row, predict, score
 from quantvggt.models import Model
 from quantvggt.study.inputs import Inputs, fingerprint
 from quantvggt.study.plan import Calibration, Cell
+from quantvggt.study.store import Setup
+
+
+def measuring(setup: Setup, folder: Path) -> Callable[[Cell], Row]:
+    """`measure` with the inputs of `setup`, kept in `folder`: what a worker does."""
+    return partial(measure, inputs=Inputs(setup, folder))
 
 
 def measure(cell: Cell, inputs: Inputs) -> Row:
@@ -22,8 +32,16 @@ def measure(cell: Cell, inputs: Inputs) -> Row:
     The keys are those of docs/cli.md and: key; model_sha256, the start of that of the float weights; settings;
     calibration: strategy, size and so on, and how many of the chosen clips are broken, null where none is needed;
     calibration_s, calibration_peak_bytes: processor time that `quantvggt.quantize` took, and peak memory beyond what
-    the process held before it (null where it isn't known); evaluation_s: processor time; scenes.
+    the process held before it (null where it isn't known); evaluation_s: processor time; scenes; versions, machine,
+    commit: what it was measured with, see `core.machine`. Raises ValueError if a number isn't finite.
     """
+    origin = {**environment(), "commit": source_commit()}
+    row = {**_measured(cell, inputs), **origin}
+    json.dumps(row, allow_nan=False)
+    return row
+
+
+def _measured(cell: Cell, inputs: Inputs) -> Row:
     reference = inputs.reference(cell.form)
     model = inputs.model(cell.form)
     clips = inputs.held_out(model.image_size)

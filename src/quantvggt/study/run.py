@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from tqdm import tqdm
 from quantvggt.calibrate.methods import make_method
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
+from quantvggt.jobs.workers import Workers
 from quantvggt.study.inputs import Inputs, fingerprint
+from quantvggt.study.measure import measuring
 from quantvggt.study.plan import Cell, Entry, cells, study
 from quantvggt.study.store import STANDARD, Results, Setup
 from quantvggt.study.tables import write_tables
-from quantvggt.study.workers import Workers
 
 CACHE = Path("runs/study")
 
@@ -53,9 +55,9 @@ def run_study(
 ) -> dict[str, Any]:
     """Measure the cells of the plan that `path` has no row for yet, then write the tables beside it (.md).
 
-    minutes: no cell is started after so long. workers: processes, default one a core. redo: forget the finished
-    rows that the filters select first. dry_run: only say what is missing. tables_only: measure nothing.
-    folder: for what is computed once.
+    minutes: no cell is started after so long. workers: processes, default one a core, 0: none but this one.
+    redo: forget the finished rows that the filters select first. dry_run: only say what is missing.
+    tables_only: measure nothing. folder: for what is computed once.
     The file is written after every cell, so an interruption loses only what was running; the next call goes on.
     A row of other weights than today's (the form was trained anew) counts as missing. Cells whose form, method,
     setting or scheme doesn't exist (yet) are left out, with a line that says so.
@@ -86,7 +88,8 @@ def run_study(
             _say(f"  {cell.key}")
     else:
         todo = [] if tables_only else possible
-        failed = _run(todo, results, path, minutes, workers or os.cpu_count() or 1, Inputs(setup, folder))
+        count = workers if workers is not None else os.cpu_count() or 1
+        failed = _run(todo, results, path, minutes, count, Inputs(setup, folder))
         write_tables(results, plan, path.with_suffix(".md"))
     left = sum(key not in results.rows for key in selected)
     for key, error in failed.items():
@@ -111,15 +114,17 @@ def _run(
             inputs.reference(form)  # once, here, rather than in every process at the same time
         stop = None if minutes is None else time.monotonic() + 60 * minutes
         bar = tqdm(total=len(todo), desc="study", unit="cell", smoothing=0.05)
-        with bar, Workers(min(count, len(todo)), inputs.setup, inputs.folder) as workers:
+        work = partial(measuring, inputs.setup, inputs.folder)
+        with bar, Workers[Cell](min(count, len(todo)), work) as workers:
             for outcome in workers.run(_until(stop, todo)):
-                if outcome.row is not None:
-                    results.rows[outcome.cell.key] = outcome.row
-                    results.save(path)
+                key = outcome.task.key
+                if outcome.error:
+                    failed[key] = outcome.error
+                    bar.write(f"failed: {key}", file=sys.stderr)
                 else:
-                    failed[outcome.cell.key] = outcome.error
-                    bar.write(f"failed: {outcome.cell.key}", file=sys.stderr)
-                bar.set_postfix_str(outcome.cell.key, refresh=False)
+                    results.rows[key] = outcome.result
+                    results.save(path)
+                bar.set_postfix_str(key, refresh=False)
                 bar.update()
     except KeyboardInterrupt:
         _say(f"interrupted; {path} holds every finished row, and the same command goes on")

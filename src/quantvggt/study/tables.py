@@ -1,11 +1,14 @@
 """docs/results.md from the rows: generated blocks between markers; what stands outside them is written by people."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from quantvggt.core.files import atomic_file
+from quantvggt.core.machine import CHANGED
+from quantvggt.evaluate.run import Row
 from quantvggt.study.plan import PARTS, Entry, cells
 from quantvggt.study.store import Results
 from quantvggt.study.summary import (
@@ -57,14 +60,28 @@ def write_tables(results: Results, plan: Sequence[Entry], path: Path) -> None:
 def _setup(results: Results, plan: Sequence[Entry]) -> str:
     setup, wanted = results.setup, cells(plan)
     done = sum(key in results.rows for key in wanted)
-    machine, versions = results.versions["machine"], results.versions["versions"]
     last = setup.first_seed + setup.scenes - 1
     return (
         f"{done} of {len(wanted)} cells are measured. Each is judged on {setup.scenes} synthetic scenes of "
         f"{setup.frames} frames (seeds {setup.first_seed} to {last}) that neither training nor calibration has seen: "
-        f"cameras on all frames, depth and points on the first {setup.dense_frames} of each. {machine['processor']}, "
-        f"one thread a cell; quantvggt {versions['quantvggt']}, PyTorch {versions['torch']}.\n"
+        f"cameras on all frames, depth and points on the first {setup.dense_frames} of each, one thread a cell. "
+        f"{_origins(results, [results.rows[key] for key in wanted if key in results.rows])}\n"
     )
+
+
+def _origins(results: Results, rows: Iterable[Row]) -> str:
+    """Which machines and code the rows come from, and how many from each."""
+    counts = Counter(_origin(**results.origin(row)) for row in rows)
+    return " ".join(f"{count} rows: {origin}." for origin, count in counts.items())
+
+
+def _origin(
+    versions: Mapping[str, str] | None = None, machine: Mapping[str, Any] | None = None, commit: str | None = None
+) -> str:
+    if versions is None or machine is None:
+        return "machine and versions not recorded"
+    code = f"commit {commit[:12]}{CHANGED * commit.endswith(CHANGED)}" if commit else "commit not recorded"
+    return f"{machine['processor']}, quantvggt {versions['quantvggt']} ({code}), PyTorch {versions['torch']}"
 
 
 def _float(part: str, groups: Groups) -> str:
