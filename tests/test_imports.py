@@ -1,58 +1,27 @@
 """The house rules about imports (docs/design.md): who may import whom, and what importing costs."""
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import quantvggt
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import structure
+
 SOURCE = Path(quantvggt.__file__).parent
-
-# Each room may import the rooms of the lines below its own, and itself.
-LEVELS = [
-    {"cli"},
-    {"viewer", "study", "bench", "report"},
-    {"evaluate"},
-    {"api"},
-    {"reconstruction", "calibrate", "checkpoint"},
-    {"scenes", "models"},
-    {"nn"},
-    {"kernels"},
-    {"core"},
-]
-# Beyond the levels: a report embeds the viewer's figure of a scene.
-ALLOWED = {("report", "viewer")}
-
-
-def room_of(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "quantvggt"
-
-
-def imports() -> set[tuple[str, str]]:
-    found = set()
-    for file in SOURCE.rglob("*.py"):
-        module = "quantvggt." + ".".join(file.relative_to(SOURCE).with_suffix("").parts)
-        for node in ast.walk(ast.parse(file.read_text())):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{module} uses a relative import"
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found |= {(room_of(module), room_of(name)) for name in names if name.split(".")[0] == "quantvggt"}
-    return found
+CHECKOUT = Path(__file__).parents[1]
 
 
 def test_imports_run_one_way() -> None:
-    level = {room: index for index, rooms in enumerate(LEVELS) for room in rooms}
+    order = structure.levels(CHECKOUT / "docs" / "design.md")
     rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file()}
-    assert rooms | {"api"} == set(level), "a room without a place in the order"
-    for room, other in imports():
-        if room == other or room not in level or other not in level or (room, other) in ALLOWED:
-            continue
-        assert level[room] < level[other], f"{room} must not import {other}"
+    assert sorted([*rooms, "api"]) == sorted(room for level in order for room in level), "a room without one place"
+    assert structure.against(order, structure.arrows(SOURCE)) == []
 
 
 def test_the_public_face_is_used_by_models_only_to_save() -> None:
@@ -88,3 +57,42 @@ def test_public_names_are_what_they_say() -> None:
     assert run(f"from quantvggt import {names}; print(callable(reconstruct))") == "True"
     # A subpackage of the same name would shadow a public function once something has imported it.
     assert run("import quantvggt as qv, quantvggt.api; print(type(qv.reconstruct).__name__)") == "function"
+
+
+def test_type_checkers_are_told_the_same_names() -> None:
+    (told,) = (
+        node
+        for node in ast.parse(Path(quantvggt.__file__).read_text()).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    )
+    imports = [node for node in told.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: node.module for node in imports for alias in node.names} == quantvggt._PUBLIC
+
+
+USER = """
+import quantvggt as qv
+
+model = qv.load("vggt-nano")
+reveal_type(qv.quantize(model, "w4a4", budget=3))
+reveal_type(qv.Scheme.parse("w4a4").act_bits)
+qv.quantize(model, "w4a4", budget="650MB")
+qv.save(model)
+qv.quantise(model)
+"""
+
+
+def test_type_checkers_see_signatures(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(USER)
+    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*,numpy.*,PIL.*]\nfollow_imports = skip\n")
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--no-error-summary", "user.py"]
+    environment = {**os.environ, "MYPYPATH": str(SOURCE.parent)}
+    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    lines = [line for line in told.stdout.splitlines() if line.startswith("user.py")]
+    assert [re.sub(r"^user.py:(\d+): (\w+): .*", r"\1 \2", line) for line in lines] == [
+        "5 note", "6 note", "7 error", "8 error", "9 error",
+    ], told.stdout + told.stderr  # fmt: skip
+    assert 'Revealed type is "quantvggt.models.vggt.model.VGGT"' in lines[0]
+    assert "int" in lines[1]
+    assert 'expected "int | None"' in lines[2]
+    assert "Missing positional argument" in lines[3]
+    assert "has no attribute" in lines[4]
