@@ -57,7 +57,7 @@ def test_synthetic_clips_sound_and_broken(tmp_path: Path) -> None:
 def test_photos_and_videos_sound_and_broken(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos" / "table", 9)
     write_photos(tmp_path / "photos" / "chair", 3, seed=1)
-    write_video(tmp_path / "film.mp4", 20)
+    write_video(tmp_path / "film.mp4", 20, lamp=True)
     photos = calibration_clips(tmp_path / "photos" / "table", clips=3, frames=3, size=56)
     film = calibration_clips(tmp_path / "film.mp4", clips=2, frames=3, size=56)
     clips = [*photos, *film]
@@ -93,7 +93,7 @@ def test_paths_follow_the_file_and_stay_out_of_records(tmp_path: Path, monkeypat
 def test_a_folder_of_categories_is_labelled_by_them(tmp_path: Path) -> None:
     for scene in ("chair/1", "chair/2", "table/1"):
         write_photos(tmp_path / scene, 2)
-    write_video(tmp_path / "table" / "2.mp4", 5)
+    write_video(tmp_path / "table" / "2.mp4", 5, lamp=True)
     clips = calibration_clips(tmp_path, clips=9, frames=2, size=28)
     assert [label_of(clip) for clip in clips] == ["chair", "chair", "table", "table"]
     assert label_of(Clip(torch.zeros(1, 3, 14, 14), ["a"])) == "unlabelled"
@@ -101,7 +101,7 @@ def test_a_folder_of_categories_is_labelled_by_them(tmp_path: Path) -> None:
 
 def test_missing_and_changed_files(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 2)
-    write_video(tmp_path / "film.mp4", 8)
+    write_video(tmp_path / "film.mp4", 8, lamp=True)
     save(tmp_path / "photos.json", calibration_clips(tmp_path / "photos", clips=1, frames=2, size=28))
     save(tmp_path / "film.json", calibration_clips(tmp_path / "film.mp4", clips=1, frames=2, size=28))
     write_photos(tmp_path / "photos", 2, seed=1)
@@ -110,13 +110,13 @@ def test_missing_and_changed_files(tmp_path: Path) -> None:
     os.remove(tmp_path / "photos" / "0.jpg")
     with pytest.raises(InputError, match=r"0\.jpg is missing"):
         open_set(tmp_path / "photos.json")
-    write_video(tmp_path / "film.mp4", 9)
+    write_video(tmp_path / "film.mp4", 9, lamp=True)
     with pytest.raises(InputError, match=r"film\.mp4 has changed"):
         open_set(tmp_path / "film.json")
 
 
 def test_only_what_can_be_opened_again_is_written(tmp_path: Path) -> None:
-    tensors = calibration_clips([torch.zeros(2, 3, 28, 28)])
+    tensors = calibration_clips([torch.rand(2, 3, 28, 28)])
     with pytest.raises(InputError, match="a clip of kind 'tensor' can't be written"):
         save(tmp_path / "set.json", tensors)
     assert not (tmp_path / "set.json").exists()

@@ -1,7 +1,7 @@
 """What a quantizer learns from: clips out of folders, videos, tensors or the synthetic generator."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
+from quantvggt.scenes.content import checked
 from quantvggt.scenes.images import SUFFIXES
 from quantvggt.scenes.open import load_clip
 from quantvggt.scenes.recorded import open_set
@@ -38,7 +39,8 @@ def calibration_clips(
     videos, which may lie deeper (one clip of at most `frames` frames from each, at most `clips` of them, evenly
     chosen); a .json file that `quantvggt select` wrote (all of its clips, exactly as they were chosen).
     size: image side that the model was made for.
-    Raises InputError if there is nothing to read, or fewer than one clip is asked for.
+    Raises InputError if there is nothing to read, fewer than one clip is asked for, or all clips are of one colour;
+    warns if some are, or repeat one frame.
     """
     return list(calibration_pool(source, clips, frames, size))
 
@@ -50,30 +52,38 @@ def calibration_pool(
     size: int = 518,
 ) -> Sequence[Clip]:
     """The same clips as `calibration_clips` gives; synthetic scenes and folders of scenes open when asked for, so that
-    a large pool never lies in memory."""
+    a large pool never lies in memory, and are judged when one has gone through them."""
     if clips < 1 or frames < 1:
         raise InputError(f"a calibration set needs at least one clip of one frame, got {clips} of {frames}")
     if not isinstance(source, str | os.PathLike):
-        return [_as_clip(index, item) for index, item in enumerate(cast("Sequence[Clip | Tensor]", source))]
+        items = enumerate(cast("Sequence[Clip | Tensor]", source))
+        return list(checked((_as_clip(index, item) for index, item in items), "the calibration set"))
+    name = f"the calibration set {source}"
     if source == SYNTHETIC:
         seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + clips)
-        return OpenedOnDemand([partial(make_clip, seed, frames=frames, size=size) for seed in seeds])
+        return OpenedOnDemand([partial(make_clip, seed, frames=frames, size=size) for seed in seeds], name)
     path = Path(source).expanduser()
     if path.suffix.lower() == ".json" and not path.is_dir():
-        return open_set(path)
+        return list(checked(open_set(path), name))
     scenes = _scenes_in(path) if path.is_dir() else []
     if scenes:
         step = max(1, len(scenes) / clips)
         chosen = [scenes[int(index * step)] for index in range(min(clips, len(scenes)))]
-        return OpenedOnDemand([partial(load_clip, scene, frames=frames, size=size) for scene in chosen])
-    return _cut(load_clip(source, frames=clips * frames, size=size), frames)
+        return OpenedOnDemand([partial(load_clip, scene, frames=frames, size=size) for scene in chosen], name)
+    return list(checked(_cut(load_clip(source, frames=clips * frames, size=size), frames), name))
 
 
 class OpenedOnDemand(Sequence[Clip]):
-    """A sequence of clips, each of which is opened anew whenever it is asked for."""
+    """A sequence of clips, each of which is opened anew whenever it is asked for.
 
-    def __init__(self, openers: Sequence[Callable[[], Clip]]) -> None:
-        self._openers = openers
+    name: of the set; whoever goes through it hears at the end what `content.checked` says.
+    """
+
+    def __init__(self, openers: Sequence[Callable[[], Clip]], name: str) -> None:
+        self._openers, self._name = openers, name
+
+    def __iter__(self) -> Iterator[Clip]:
+        return checked((opener() for opener in self._openers), self._name)
 
     def __len__(self) -> int:
         return len(self._openers)
@@ -83,7 +93,9 @@ class OpenedOnDemand(Sequence[Clip]):
     @overload
     def __getitem__(self, index: slice) -> "OpenedOnDemand": ...
     def __getitem__(self, index: int | slice) -> "Clip | OpenedOnDemand":
-        return OpenedOnDemand(self._openers[index]) if isinstance(index, slice) else self._openers[index]()
+        if isinstance(index, slice):
+            return OpenedOnDemand(self._openers[index], self._name)
+        return self._openers[index]()
 
 
 def _scenes_in(folder: Path) -> list[Path]:
