@@ -164,6 +164,8 @@ def test_filters_dry_run_and_redo(form: str, folder: Path, tmp_path: Path, capsy
     assert rows_of(path)[plan[1].cell.key]["auc30"] == -1
     run(path, plan, folder, filters=only, redo=True)
     assert without_times(rows_of(path)) == without_times(first)
+    with pytest.raises(InputError, match="workers is -1"):
+        run(path, plan, folder, workers=-1)
     with pytest.raises(InputError, match="filters"):
         run(path, plan, folder, filters=Filters(methods=["nothing"]))
 

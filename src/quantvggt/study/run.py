@@ -63,8 +63,10 @@ def run_study(
     setting or scheme doesn't exist (yet) are left out, with a line that says so.
 
     Returns "results" (the path), "rows", "missing" (of the selected) and "failed" (keys and errors).
-    Raises InputError if the file is something else, or a filter matches nothing.
+    Raises InputError if the file is something else, a filter matches nothing, or `workers` is negative.
     """
+    if workers is not None and workers < 0:
+        raise InputError(f"workers is {workers}; give 1 or more processes, or 0 for this one alone")
     path = Path(path)
     results = Results.load(path, setup)
     plan = study() if plan is None else plan
