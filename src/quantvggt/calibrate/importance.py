@@ -103,9 +103,10 @@ def task_outputs(
     """What the heads say of one clip, as numbers without unit, so that errors of all heads can be compared.
 
     features: what they read; images [1, S, 3, H, W]. Returned are `models.answers.quantities` over their `units`, which
-    count as constants: so gradients of depth and points are those of relative errors. Of more than DENSE_FRAMES frames, some are drawn for depth and points; without `generator` the
-    first. The gradient goes through all refinements of the cameras: training cuts it between them, and what is left for
-    the last one is a millionth of how the answer really depends on the tokens.
+    count as constants: so gradients of depth and points are those of relative errors. Of more than DENSE_FRAMES frames,
+    some are drawn for depth and points; without `generator` the first. The gradient goes through all refinements of the
+    cameras: training cuts it between them, and what is left for the last one is a millionth of how the answer really
+    depends on the tokens.
     """
     frames = images.shape[1]
     chosen = torch.arange(frames) if generator is None else torch.randperm(frames, generator=generator)
