@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="quantvggt-") as folder:
         print("making the quantized checkpoint (VGGT-1B: a minute)", file=sys.stderr)
         model = qv.load(arguments.model) if arguments.model else seeded_model(config)
-        rest = f"w{scheme.weight_bits}a8"
+        rest = Scheme(scheme.weight_bits, 8)
         small = qv.quantize(model, scheme, "rtn", rest=rest, progress=sys.stderr.isatty())
         qv.save(small, f"{folder}/small")
         del model, small

@@ -29,8 +29,8 @@ def test_unknown_preset_lists_the_presets():
 
 def test_parse_takes_schemes_presets_and_legal_spellings():
     assert Scheme.parse("w4a4") == PRESETS["w4a4"]
-    assert Scheme.parse("w5a7") == Scheme("w5a7", 5, 7)
-    scheme = Scheme("w2a16", 2, 16)
+    assert Scheme.parse("w5a7") == Scheme(5, 7)
+    scheme = Scheme(2, 16)
     assert Scheme.parse(scheme) is scheme
 
 
@@ -90,8 +90,9 @@ def test_granularity_is_spelled_in_the_name_and_only_where_it_differs_in_json(te
     plain = Scheme.preset(text[:4])
     assert scheme.granular
     assert not plain.granular
-    assert scheme.base == plain.name
-    assert scheme == dataclasses.replace(plain, name=text, **fields)
+    assert scheme.plain == plain
+    assert scheme == dataclasses.replace(plain, **fields)
+    assert (scheme.name, scheme.granularity) == (text, text[4:])
     values = scheme.to_dict()
     assert values == {**plain.to_dict(), "name": text, **fields}
     assert Scheme.from_dict(json.loads(json.dumps(values))) == scheme
@@ -134,3 +135,21 @@ def test_granularity_that_cannot_be_is_refused(text, message):
 def test_from_dict_refuses_granularity_of_the_wrong_kind(change):
     with pytest.raises(InputError):
         Scheme.from_dict({**PRESETS["w4a4"].to_dict(), **change})
+
+
+def test_a_scheme_is_made_from_another_field_by_field():
+    scheme = Scheme.parse("w4a4-tensor-static")
+    assert dataclasses.replace(scheme, static=False).name == "w4a4-tensor"
+    assert dataclasses.replace(scheme, weight_bits=8) == Scheme.parse("w8a4-tensor-static")
+    assert scheme.weights_only.name == "w4a16"
+    assert scheme.with_granularity("-asym-s8").name == "w4a4-asym-s8"
+    assert scheme.with_granularity("") == PRESETS["w4a4"]
+    for change, message in (
+        ({"special_bits": 8}, "'w4a4-tensor-static-s8': special tokens"),
+        ({"act_bits": 16}, "'w4a16-tensor-static': float activations"),
+        ({"weight_bits": 1}, "'w1a4-tensor-static': weight_bits is 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(scheme, **change)
+    with pytest.raises(InputError, match="unknown scheme 'w4a4-s9'"):
+        scheme.with_granularity("-s9")

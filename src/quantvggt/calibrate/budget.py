@@ -110,11 +110,9 @@ def candidates(model: Model, scheme: Scheme, method: Method, bits: int) -> dict[
     """{site: scheme} with `bits` (LOW or HIGH) for every weight."""
     weight = min(bits, scheme.weight_bits) if bits == LOW else bits
     act = scheme.act_bits if scheme.act_bits == FLOAT_BITS else max(weight, scheme.act_bits)
-    suffix = scheme.name.removeprefix(scheme.base)
     if act != scheme.act_bits:  # what suffixes are for is the loss of few bits; asymmetric ranges need 7 or fewer
-        suffix = "-tensor" if scheme.per_tensor else ""
-    trunk = Scheme.parse(f"w{weight}a{act}{suffix}")
-    return resolve_schemes(model, trunk, Scheme.parse(f"w{bits}a8"), {}, method)
+        scheme = Scheme(weight, act, per_tensor=scheme.per_tensor)
+    return resolve_schemes(model, replace(scheme, weight_bits=weight), Scheme(bits, 8), {}, method)
 
 
 class _Sketch:

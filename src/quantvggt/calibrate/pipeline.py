@@ -4,7 +4,7 @@ import copy
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -172,7 +172,7 @@ def _task(
         bar.update()
 
     # Static ranges are read off the finished layer; until then it computes with dynamic ones.
-    dynamic = {layer: Scheme.parse(scheme.name.replace("-static", "")) for layer, scheme in own.items()}
+    dynamic = {layer: replace(scheme, static=False) for layer, scheme in own.items()}
     return BlockTask(place, block, dynamic, inputs, floats, importance.get(place.name), tick)
 
 

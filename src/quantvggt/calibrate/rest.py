@@ -21,8 +21,8 @@ def rest_scheme(scheme: Scheme, module: nn.Module) -> Scheme:
     if scheme.per_tensor or scheme.static:
         raise InputError(f"scheme {scheme.name} is not for heads; use one without -tensor and -static there")
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        return Scheme.parse(f"w{scheme.weight_bits}a16")
-    return Scheme.parse(scheme.base)
+        return scheme.weights_only
+    return scheme.plain
 
 
 def round_layer(module: nn.Module, scheme: Scheme, search: bool) -> QuantWeight:

@@ -62,7 +62,7 @@ class SiteRecord:
         values: dict[str, Any] = {"weight_bits": self.scheme.weight_bits, "act_bits": self.scheme.act_bits}
         values |= {"shape": list(self.shape)} | {flag: name in self.optional for flag, name in _FLAGS.items()}
         if self.scheme.granular:
-            values["granularity"] = self.scheme.name.removeprefix(self.scheme.base)
+            values["granularity"] = self.scheme.granularity
         if shaped := {name: list(self.optional[name]) for name in _SHAPED if name in self.optional}:
             values["tensors"] = shaped
         return values
@@ -80,14 +80,12 @@ class SiteRecord:
             raise ValueError("rotation, smoothing and input_clip must be true or false")
         if not isinstance(granularity, str) or granularity[:1] not in ("", "-") or not set(tensors) <= set(_SHAPED):
             raise ValueError("granularity must be text like '-static', and tensors name optional tensors")
-        if type(weight_bits) is not int or type(act_bits) is not int:
-            raise ValueError(f"bit widths must be whole numbers, got {weight_bits!r} and {act_bits!r}")
         out_features, in_features = _shape(shape, 2)
         optional: dict[str, tuple[int, ...]] = {
             name: (2,) if flag == "input_clip" else (in_features,) for flag, name in _FLAGS.items() if flags[flag]
         }
         optional |= {name: _shape(sizes, 2 if name in _SQUARE else 1) for name, sizes in tensors.items()}
-        return cls(Scheme.parse(f"w{weight_bits}a{act_bits}{granularity}"), (out_features, in_features), optional)
+        return cls(Scheme(weight_bits, act_bits).with_granularity(granularity), (out_features, in_features), optional)
 
 
 _SQUARE = ("input_left", "input_right", "input_range")  # those with two dimensions

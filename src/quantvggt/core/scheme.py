@@ -1,7 +1,7 @@
 """Bit widths and granularity as one small, frozen, versioned value that travels in checkpoints and result rows."""
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from quantvggt.core.errors import InputError
@@ -11,7 +11,8 @@ FLOAT_BITS = 16
 ASYMMETRIC_BITS = 7
 WEIGHT_BITS = range(2, 9)
 ACT_BITS = (*range(2, 9), FLOAT_BITS)
-_SPELLING = re.compile(r"w([1-9]\d?)a([1-9]\d?)(-tensor)?(-static)?(-asym)?(?:-s([2-8]))?")
+_SPELLING = re.compile(r"w([1-9]\d?)a([1-9]\d?)(.*)")
+_GRANULARITY = re.compile(r"(-tensor)?(-static)?(-asym)?(?:-s([2-8]))?")
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,9 @@ class Scheme:
     special tokens stay symmetric.
     special_bits: width of the activations of camera and register tokens, None for that of all others. They are
     5 of 1041 tokens at 518x392 and carry the massive values; integer units compute in 8 bits anyway.
-    The name spells everything: "w4a4", "w4a4-tensor-static-asym", "w4a4-s8".
-    Raises InputError if a field is illegal.
+    `dataclasses.replace` makes one from another. Raises InputError if a field, or a combination, is illegal.
     """
 
-    name: str
     weight_bits: int
     act_bits: int
     per_tensor: bool = False
@@ -62,8 +61,18 @@ class Scheme:
             raise InputError(f"scheme {self.name!r}: asymmetric activations have at most 7 bits")
         if self.special_bits is not None and (self.per_tensor or self.static):
             raise InputError(f"scheme {self.name!r}: special tokens of their own width need dynamic per-token scales")
-        if self.name != self._spelled():
-            raise InputError(f"scheme name {self.name!r} does not fit its fields; it must be {self._spelled()!r}")
+
+    @property
+    def name(self) -> str:
+        """Spells everything but the version: "w4a4", "w4a4-tensor-static-asym", "w4a4-s8"."""
+        return f"w{self.weight_bits}a{self.act_bits}{self.granularity}"
+
+    @property
+    def granularity(self) -> str:
+        """The suffixes of the name: "", "-tensor-static-asym", "-s8"."""
+        flags = {"-tensor": self.per_tensor, "-static": self.static, "-asym": self.asymmetric}
+        special = "" if self.special_bits is None else f"-s{self.special_bits}"
+        return "".join(word for word, on in flags.items() if on) + special
 
     @property
     def quantizes_activations(self) -> bool:
@@ -79,14 +88,14 @@ class Scheme:
         return self.per_tensor or self.static or self.asymmetric or self.special_bits is not None
 
     @property
-    def base(self) -> str:
-        """The name without granularity: "w4a4"."""
-        return f"w{self.weight_bits}a{self.act_bits}"
+    def plain(self) -> "Scheme":
+        """The same widths, activations of the plain kind."""
+        return Scheme(self.weight_bits, self.act_bits)
 
-    def _spelled(self) -> str:
-        flags = {"-tensor": self.per_tensor, "-static": self.static, "-asym": self.asymmetric}
-        special = "" if self.special_bits is None else f"-s{self.special_bits}"
-        return self.base + "".join(word for word, on in flags.items() if on) + special
+    @property
+    def weights_only(self) -> "Scheme":
+        """The same weights, float activations."""
+        return Scheme(self.weight_bits, FLOAT_BITS)
 
     @classmethod
     def preset(cls, name: str) -> "Scheme":
@@ -106,37 +115,46 @@ class Scheme:
             return scheme
         match = _SPELLING.fullmatch(scheme) if isinstance(scheme, str) else None
         if match is None:
-            raise InputError(f"unknown scheme {scheme!r}; write w<bits>a<bits>, for example w4a4 or w8a8-static")
-        weight, act, tensor, static, asymmetric, special = match.groups()
-        return cls(
-            match[0],
-            int(weight),
-            int(act),
-            bool(tensor),
-            bool(static),
-            bool(asymmetric),
-            int(special) if special else None,
-        )
+            raise _unknown(scheme)
+        return cls(int(match[1]), int(match[2])).with_granularity(match[3])
+
+    def with_granularity(self, suffixes: str) -> "Scheme":
+        """These widths, and the kind of activations that `granularity` spells so; InputError if it never does."""
+        match = _GRANULARITY.fullmatch(suffixes)
+        if match is None:
+            raise _unknown(self.plain.name + suffixes)
+        tensor, static, asymmetric, special = match.groups()
+        kind = {"per_tensor": bool(tensor), "static": bool(static), "asymmetric": bool(asymmetric)}
+        return replace(self, **kind, special_bits=int(special) if special else None)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; fields at their default value are left out, but for the version."""
-        values = asdict(self)
+        """JSON-able, the name first; fields at their default value are left out, but for the version."""
+        values = {"name": self.name, **asdict(self)}
         defaults = {field.name: field.default for field in fields(self) if field.name != "version"}
         return {key: value for key, value in values.items() if value != defaults.get(key)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Scheme":
-        """Inverse of `to_dict`. Raises InputError on unknown or missing keys, versions and bit widths."""
+        """Inverse of `to_dict`. Raises InputError on unknown or missing keys, versions and bit widths, and a name that
+        says something else than the fields.
+        """
         if not isinstance(data, dict):
             raise InputError(f"a scheme must be an object with named fields, not {data!r}")
-        names = {field.name for field in fields(cls)}
+        names = {"name", *(field.name for field in fields(cls))}
         if unknown := sorted(map(str, data.keys() - names)):
             raise InputError(
                 f"scheme has unknown keys {', '.join(unknown)}; it was written by another release or edited"
             )
         if missing := sorted({"name", "weight_bits", "act_bits", "version"} - data.keys()):
             raise InputError(f"scheme lacks the keys {', '.join(missing)}")
-        return cls(**data)
+        scheme = cls(**{key: value for key, value in data.items() if key != "name"})
+        if data["name"] != scheme.name:
+            raise InputError(f"scheme name {data['name']!r} does not fit its fields; it must be {scheme.name!r}")
+        return scheme
+
+
+def _unknown(scheme: object) -> InputError:
+    return InputError(f"unknown scheme {scheme!r}; write w<bits>a<bits>, for example w4a4 or w8a8-static")
 
 
 PRESETS = {name: Scheme.parse(name) for name in ("w8a8", "w6a6", "w4a8", "w4a4", "w4a16", "w3a4", "w3a3")}

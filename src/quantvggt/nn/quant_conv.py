@@ -23,7 +23,7 @@ class QuantConv2d(QuantWeight):
 
     def __init__(self, conv: Conv, scheme: Scheme) -> None:
         if scheme.quantizes_activations:
-            raise InputError(f"convolutions keep float activations: use w{scheme.weight_bits}a16, not {scheme.name}")
+            raise InputError(f"convolutions keep float activations: use {scheme.weights_only.name}, not {scheme.name}")
         if conv.groups != 1 or set(conv.dilation) != {1} or conv.padding_mode != "zeros":
             raise InputError("only plain convolutions can be quantized: groups 1, dilation 1, zero padding")
         rows, columns = conv.kernel_size

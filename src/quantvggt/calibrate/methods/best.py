@@ -113,8 +113,11 @@ class Best(Method):
     def refine(self, scheme: Scheme) -> Scheme:
         if scheme.granular or not scheme.quantizes_activations:
             return scheme
-        name = scheme.base + ("-asym" if self.asymmetric and scheme.act_bits <= ASYMMETRIC_BITS else "")
-        return Scheme.parse(f"{name}-s{self.special_bits}" if self.special_bits > scheme.act_bits else name)
+        return replace(
+            scheme,
+            asymmetric=self.asymmetric and scheme.act_bits <= ASYMMETRIC_BITS,
+            special_bits=self.special_bits if self.special_bits > scheme.act_bits else None,
+        )
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
         def in_frames(observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:

@@ -27,7 +27,6 @@ from quantvggt.calibrate.learn import fake_block, freeze, reconstruct
 from quantvggt.calibrate.methods.adaround import AdaRound, FixedWeight, change, input_clips, penalty
 from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.errors import InputError
-from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models import Model
 from quantvggt.nn.quant_linear import QuantLinear
@@ -90,8 +89,7 @@ class BRECQ(Method):
         for layer, scheme in task.schemes.items():
             linear = task.linear(layer)
             roundings[layer] = AdaRound(linear.weight.detach().float(), scheme.weight_bits)
-            weights_only = Scheme.parse(f"w{scheme.weight_bits}a16")
-            layers[layer] = FakeQuantLinear(linear, weights_only, Transform(), weight_rounding=roundings[layer])
+            layers[layer] = FakeQuantLinear(linear, scheme.weights_only, Transform(), weight_rounding=roundings[layer])
         groups = [{"params": [rounding.v for rounding in roundings.values()], "lr": self.learning_rate}]
         undecided = partial(penalty, list(roundings.values()), self.penalty * change(task))
         reconstruct(task, fake_block(task, layers), groups, self.epochs, self.seed, undecided)
