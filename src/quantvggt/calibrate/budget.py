@@ -28,8 +28,9 @@ from quantvggt.models import Model, build
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import all_sites, site_groups
 from quantvggt.nn.quant_conv import QuantConv2d
-from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS, QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.nn.tensors import optional_shapes
 from quantvggt.scenes.clip import Clip
 
 LOW, HIGH = 4, 8
@@ -217,11 +218,8 @@ def optional_tensors(
             kind = part.special, *((own[layer], block.get_submodule(layer).weight.shape) for layer in own)
             if kind not in alike:
                 task = BlockTask(place, copy.deepcopy(block), own, stream, stream)
-                buffers = {layer: dict(module.named_buffers()) for layer, module in method.solve(task).items()}
-                alike[kind] = {
-                    layer: {name: tuple(found[name].shape) for name in OPTIONAL_BUFFERS if name in found}
-                    for layer, found in buffers.items()
-                }
+                layers = method.solve(task)
+                alike[kind] = {layer: optional_shapes(dict(x.named_buffers())) for layer, x in layers.items()}
             shapes |= {site: alike[kind][layer] for layer, site in zip(place.layers, place.sites, strict=True)}
     return shapes
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from quantvggt.core.scheme import Scheme
 from quantvggt.jobs import store
 from quantvggt.models import Model
-from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS, QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.tensors import optional_shapes
 from quantvggt.scenes.clip import Clip
 
 PREFIX, LOSSES = "unfinished-", "losses.json"
@@ -69,7 +70,7 @@ def _layer(tensors: dict[str, Tensor], name: str, in_features: int, out_features
         in_features,
         out_features,
         Scheme.parse(scheme),
-        {key: tuple(own[key].shape) for key in OPTIONAL_BUFFERS if key in own},
+        optional_shapes(own),
         bias=bias is not None,
         dtype=torch.float32 if bias is None else bias.dtype,
     )

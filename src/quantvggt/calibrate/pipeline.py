@@ -24,7 +24,7 @@ from quantvggt.models import Model
 from quantvggt.models.family import Part, Place
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import all_sites, quantizable_sites
-from quantvggt.nn.quant_linear import FLOAT32_BUFFERS
+from quantvggt.nn.tensors import TENSORS
 from quantvggt.scenes.clip import Clip
 
 SiteSchemes = Mapping[str, str | Scheme]
@@ -203,7 +203,7 @@ def _round_to_float16(model: Model) -> None:
     floats = {
         name: value
         for name, value in model.state_dict().items()
-        if value.dtype == torch.float32 and name.rpartition(".")[2] not in FLOAT32_BUFFERS
+        if value.dtype == torch.float32 and name.rpartition(".")[2] not in TENSORS
     }
     rounded = {name: value.half().float() for name, value in floats.items()}
     model.load_state_dict({name: x for name, x in rounded.items() if x.isfinite().all()}, strict=False, assign=True)

@@ -11,6 +11,7 @@ from quantvggt.core.affine import row_ranges
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.tensors import optional_shapes
 
 
 def with_static_ranges(
@@ -41,7 +42,7 @@ def with_static_ranges(
 
 
 def _static(layer: QuantLinear, scheme: Scheme, ranges: Tensor) -> QuantLinear:
-    shapes = {name: tuple(buffer.shape) for name, buffer in layer.named_buffers() if name.startswith(("input_", "rot"))}
+    shapes = optional_shapes(dict(layer.named_buffers()))
     result = QuantLinear.empty(
         layer.in_features,
         layer.out_features,

@@ -15,7 +15,7 @@ from quantvggt.core.scheme import Scheme
 from quantvggt.models import ModelConfig
 from quantvggt.models.family import find_family
 from quantvggt.models.quantization import Quantization
-from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS
+from quantvggt.nn.tensors import FLAGS, OPTIONAL
 
 FORMAT = "quantvggt"
 FORMAT_VERSION = 1
@@ -35,17 +35,12 @@ _REQUIRED = {"format", "format_version", "model"}
 _OPTIONAL = {"quantvggt_version", "torch_version", "family", "dtype", "quantization", "sites", "quantization_config"}
 
 
-# Optional tensors that a flag announces, and those that say their shape.
-_FLAGS = {"rotation": "rotation_signs", "smoothing": "input_smooth", "input_clip": "input_clip"}
-_SHAPED = tuple(name for name in OPTIONAL_BUFFERS if name not in _FLAGS.values())
-
-
 @dataclass(frozen=True)
 class SiteRecord:
     """One quantized linear layer.
 
     scheme: its own bit widths and granularity; shape: (out_features, in_features) of its weight;
-    optional: shapes of its tensors in `nn.quant_linear.OPTIONAL_BUFFERS`.
+    optional: shapes of its tensors in `nn.tensors.OPTIONAL`.
     """
 
     scheme: Scheme
@@ -60,10 +55,10 @@ class SiteRecord:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `granularity` and `tensors` only where there is something to say."""
         values: dict[str, Any] = {"weight_bits": self.scheme.weight_bits, "act_bits": self.scheme.act_bits}
-        values |= {"shape": list(self.shape)} | {flag: name in self.optional for flag, name in _FLAGS.items()}
+        values |= {"shape": list(self.shape)} | {flag: tensor.name in self.optional for flag, tensor in FLAGS.items()}
         if self.scheme.granular:
             values["granularity"] = self.scheme.granularity
-        if shaped := {name: list(self.optional[name]) for name in _SHAPED if name in self.optional}:
+        if shaped := {name: list(shape) for name, shape in self.optional.items() if OPTIONAL[name].flag is None}:
             values["tensors"] = shaped
         return values
 
@@ -72,23 +67,22 @@ class SiteRecord:
         """Raises InputError, TypeError, ValueError or KeyError if something is missing, unknown or wrong."""
         rest = dict(values)
         weight_bits, act_bits, shape = rest.pop("weight_bits"), rest.pop("act_bits"), rest.pop("shape")
-        flags = {flag: rest.pop(flag) for flag in _FLAGS}
+        flags = {flag: rest.pop(flag) for flag in FLAGS}
         granularity, tensors = rest.pop("granularity", ""), _object(rest.pop("tensors", {}), "tensors")
         if rest:
             raise ValueError(f"unknown keys {sorted(rest)}")
         if not all(type(flag) is bool for flag in flags.values()):
-            raise ValueError("rotation, smoothing and input_clip must be true or false")
-        if not isinstance(granularity, str) or granularity[:1] not in ("", "-") or not set(tensors) <= set(_SHAPED):
+            raise ValueError(f"{', '.join(FLAGS)} must be true or false")
+        if (
+            not isinstance(granularity, str)
+            or granularity[:1] not in ("", "-")
+            or any(name not in OPTIONAL or OPTIONAL[name].flag for name in tensors)
+        ):
             raise ValueError("granularity must be text like '-static', and tensors name optional tensors")
         out_features, in_features = _shape(shape, 2)
-        optional: dict[str, tuple[int, ...]] = {
-            name: (2,) if flag == "input_clip" else (in_features,) for flag, name in _FLAGS.items() if flags[flag]
-        }
-        optional |= {name: _shape(sizes, 2 if name in _SQUARE else 1) for name, sizes in tensors.items()}
+        optional = {tensor.name: tensor.shape({"K": in_features}) for flag, tensor in FLAGS.items() if flags[flag]}
+        optional |= {name: _shape(sizes, len(OPTIONAL[name].sizes)) for name, sizes in tensors.items()}
         return cls(Scheme(weight_bits, act_bits).with_granularity(granularity), (out_features, in_features), optional)
-
-
-_SQUARE = ("input_left", "input_right", "input_range")  # those with two dimensions
 
 
 def _shape(sizes: Any, dimensions: int) -> tuple[int, ...]:

@@ -25,8 +25,8 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_folder
 from quantvggt.models import Model
 from quantvggt.models.sites import all_sites
-from quantvggt.nn.quant_linear import OPTIONAL_BUFFERS
 from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.nn.tensors import optional_shapes
 
 _METADATA = {"format": "pt"}
 
@@ -121,12 +121,7 @@ def _entries_to_keep(path: Path, overwrite: bool) -> list[Path]:
 
 
 def _record(site: QuantWeight) -> SiteRecord:
-    tensors = dict(site.named_buffers())
-    return SiteRecord(
-        scheme=site.scheme,
-        shape=(site.out_features, site.in_features),
-        optional={name: tuple(tensors[name].shape) for name in OPTIONAL_BUFFERS if name in tensors},
-    )
+    return SiteRecord(site.scheme, (site.out_features, site.in_features), optional_shapes(dict(site.named_buffers())))
 
 
 def _held_dtype(floats: Iterable[Tensor]) -> torch.dtype:

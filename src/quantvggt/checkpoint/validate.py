@@ -1,26 +1,15 @@
 """Compare what a weights file holds with what a model needs, before a single number is read."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from quantvggt.checkpoint.weights import TensorInfo
 from quantvggt.core.errors import InputError
+from quantvggt.nn.tensors import TENSORS
 
 _SHOWN = 3
-_RULES: dict[str, Callable[[Tensor], Tensor]] = {
-    "weight_scale": lambda x: x.isfinite() & (x >= 0),
-    "input_smooth": lambda x: x.isfinite() & (x > 0),
-    "input_presmooth": lambda x: x.isfinite() & (x > 0),
-    "input_shift": torch.isfinite,
-    "input_left": torch.isfinite,
-    "input_right": torch.isfinite,
-    "input_range": lambda x: x.isfinite() & (x * x.new_tensor([1, -1]) >= 0),
-    "input_clip": lambda x: (x > 0) & (x <= 1),
-    "rotation_signs": lambda x: x.abs() == 1,
-}
 
 
 def check_infos(
@@ -56,9 +45,11 @@ def check_infos(
 
 def check_values(path: Path, name: str, values: Tensor) -> None:
     """Raise InputError if a tensor of a quantized layer holds numbers that cannot be right."""
-    rule = _RULES.get(name.rpartition(".")[2])
-    if rule is not None and not bool(torch.all(rule(values))):
-        raise InputError(f"{path}: {name} holds impossible values; the file is damaged, fetch it again")
+    tensor = TENSORS.get(name.rpartition(".")[2])
+    if tensor is not None and not tensor.holds(values):
+        raise InputError(
+            f"{path}: {name} holds impossible values, each must be {tensor.words}; the file is damaged, fetch it again"
+        )
 
 
 def _shorten(names: list[str]) -> str:

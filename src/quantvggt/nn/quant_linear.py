@@ -1,6 +1,5 @@
 """The quantized linear layer: integers and scales instead of a float weight."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,23 +8,12 @@ from torch import Tensor, nn
 
 from quantvggt.core.affine import quantize_ranges, quantize_weight, row_ranges
 from quantvggt.core.errors import InputError
-from quantvggt.core.rotation import inner_order
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels.ops import int_linear, rotate_quantize
 from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.nn.tensors import CLIP, OPTIONAL, PARTS, check_numbers, check_shapes, optional_shapes
 
-# Optional tensors of a layer: attribute of `Transform` -> buffer name.
-TRANSFORM_BUFFERS = {
-    "shift": "input_shift",
-    "presmooth": "input_presmooth",
-    "left": "input_left",
-    "right": "input_right",
-    "signs": "rotation_signs",
-    "smooth": "input_smooth",
-}
-OPTIONAL_BUFFERS = (*TRANSFORM_BUFFERS.values(), "input_clip", "input_range")
-FLOAT32_BUFFERS = ("weight_scale", *(name for name in OPTIONAL_BUFFERS if name != "rotation_signs"))
 
 
 class QuantLinear(QuantWeight):
@@ -37,8 +25,6 @@ class QuantLinear(QuantWeight):
     maxima and minima of static activations, R = 1 per tensor or a frame's tokens.
     The output has the input's dtype, or autocast's where that is on.
     """
-
-    FLOAT32 = FLOAT32_BUFFERS
 
     input_clip: Tensor | None
     input_range: Tensor | None
@@ -66,16 +52,15 @@ class QuantLinear(QuantWeight):
     ) -> "QuantLinear":
         """A layer with buffers of the right shapes and no values yet.
 
-        optional: name in OPTIONAL_BUFFERS -> shape. dtype is the bias's.
+        optional: name in `nn.tensors.OPTIONAL` -> shape. dtype is the bias's.
         Raises InputError if a shape doesn't fit, or the scheme has no use for a clip or needs a range.
         """
-        _check_optional(in_features, scheme, optional)
+        check_shapes(optional, in_features, scheme)
         module = cls(in_features, out_features, scheme)
 
         module._add_weight(device)
-        for name in OPTIONAL_BUFFERS:
-            kind = torch.int8 if name == "rotation_signs" else torch.float32
-            module._add(name, optional.get(name), kind, device)
+        for name, tensor in OPTIONAL.items():
+            module._add(name, optional.get(name), tensor.dtype, device)
         module._add("bias", (out_features,) if bias else None, dtype, device)
         return module
 
@@ -100,16 +85,23 @@ class QuantLinear(QuantWeight):
         """
         transform = transform or Transform()
         rows, k = linear.weight.shape
-        values = {buffer: getattr(transform, field) for field, buffer in TRANSFORM_BUFFERS.items()}
+        values = {name: getattr(transform, part) for part, name in PARTS.items()}
         values |= {"input_clip": input_clip, "input_range": input_range}
         optional = {name: value.detach() for name, value in values.items() if value is not None}
-        _check_values(optional, rows, weight_clip)
+        shapes = optional_shapes(optional)
+        check_shapes(shapes, k, scheme)
+        for name, value in optional.items():
+            check_numbers(OPTIONAL[name], value)
+        if weight_clip is not None:
+            if tuple(weight_clip.shape) != (rows, 2):
+                raise InputError(f"weight_clip has shape {list(weight_clip.shape)}; this layer needs {[rows, 2]}")
+            check_numbers(CLIP, weight_clip, "weight_clip")
         bias = transform.apply_to_bias(linear.weight, linear.bias)
         module = cls.empty(
             k,
             rows,
             scheme,
-            {name: tuple(value.shape) for name, value in optional.items()},
+            shapes,
             bias=bias is not None,
             dtype=linear.weight.dtype,
             device=linear.weight.device,
@@ -126,7 +118,7 @@ class QuantLinear(QuantWeight):
     @property
     def transform(self) -> Transform:
         """What is done to the input."""
-        return Transform(**{field: getattr(self, buffer) for field, buffer in TRANSFORM_BUFFERS.items()})
+        return Transform(**{part: getattr(self, name) for part, name in PARTS.items()})
 
     @property
     def takes_steps(self) -> bool:
@@ -220,43 +212,3 @@ def _output_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if autocast else x.dtype
-
-
-def _check_optional(k: int, scheme: Scheme, optional: dict[str, tuple[int, ...]]) -> None:
-    if "rotation_signs" in optional:
-        inner_order(k)
-    if "input_clip" in optional and not scheme.quantizes_activations:
-        raise InputError(f"scheme {scheme.name} keeps activations in float, so there is no input clip")
-    if ("input_range" in optional) != scheme.static:
-        raise InputError(f"scheme {scheme.name} {'needs' if scheme.static else 'has no use for'} an input range")
-    left, right = optional.get("input_left", (1, 1)), optional.get("input_right", (k, k))
-    expected = dict.fromkeys(optional, (k,)) | {
-        "input_clip": (2,),
-        "input_left": (left[0], left[0]),
-        "input_right": (k // max(1, left[0]),) * 2,
-        "input_range": (1 if scheme.per_tensor else optional.get("input_range", (1,))[0], 2),
-    }
-    for name, shape in optional.items():
-        if tuple(shape) != expected[name]:
-            raise InputError(f"{name} has shape {list(shape)}; this layer needs {list(expected[name])}")
-    if ("input_left" in optional) != ("input_right" in optional) or left[0] * right[0] != k:
-        raise InputError(f"input_left {list(left)} and input_right {list(right)} don't make a map of {k} channels")
-
-
-def _check_values(optional: dict[str, Tensor], rows: int, weight_clip: Tensor | None) -> None:
-    def check(name: str, value: Tensor | None, legal: Callable[[Tensor], Any], words: str) -> None:
-        if value is not None and not legal(value).all():
-            raise InputError(f"every number in {name} must be {words}")
-
-    if weight_clip is not None and tuple(weight_clip.shape) != (rows, 2):
-        raise InputError(f"weight_clip has shape {list(weight_clip.shape)}; this layer needs {[rows, 2]}")
-    check("rotation_signs", optional.get("rotation_signs"), lambda v: v.abs() == 1, "+1 or -1")
-    for name in ("input_smooth", "input_presmooth"):
-        check(name, optional.get(name), lambda c: (c > 0) & c.isfinite(), "positive")
-    for name in ("input_shift", "input_left", "input_right"):
-        check(name, optional.get(name), lambda c: c.isfinite(), "finite")
-    ranges = optional.get("input_range")
-    legal_range = "finite, maxima 0 or more and minima 0 or less"
-    check("input_range", ranges, lambda r: r.isfinite().all() & (r[..., :1] >= 0) & (r[..., 1:] <= 0), legal_range)
-    for name, clip in (("weight_clip", weight_clip), ("input_clip", optional.get("input_clip"))):
-        check(name, clip, lambda f: (f > 0) & (f <= 1), "above 0 and at most 1")

@@ -8,17 +8,16 @@ from torch import Tensor, nn
 from quantvggt.core.affine import dequantize
 from quantvggt.core.packing import pack_int4, packed_width, unpack_int4
 from quantvggt.core.scheme import Scheme
+from quantvggt.nn.tensors import TENSORS
 
 
 class QuantWeight(nn.Module):
     """Buffers, named as in a checkpoint: `weight_packed` int32 [N, ceil(K / 8)] (weight_bits <= 4) or `weight` int8
     [N, K], `weight_scale` float32 [N, 1], and `bias` [N] if there is one.
 
-    Moving the module to another dtype changes the bias only; those in `FLOAT32` stay as they are. There is no
-    gradient to the weight.
+    Moving the module to another dtype changes the bias only; those of `nn.tensors.TENSORS` stay as they are. There is
+    no gradient to the weight.
     """
-
-    FLOAT32: tuple[str, ...] = ("weight_scale",)
 
     bias: Tensor | None
     weight_scale: Tensor
@@ -69,7 +68,7 @@ class QuantWeight(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme.name}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantWeight":
-        scales = {name: self._buffers.get(name) for name in self.FLOAT32}
+        scales = {name: self._buffers.get(name) for name in TENSORS}
         super()._apply(fn, recurse)
         for name, before in scales.items():
             after = self._buffers.get(name)
