@@ -149,7 +149,7 @@ def test_state_loads_into_an_empty_layer_bit_for_bit(options, bias):
     module = QuantLinear.from_float(_float_linear(bias=bias), Scheme.preset("w4a4"), **options)
     optional = {"rotation_signs": (K,), "input_smooth": (K,), "input_clip": (2,)} if options else {}
     for device in ("cpu", "meta"):
-        empty = QuantLinear.empty(K, N, Scheme.preset("w4a4"), optional, bias=bias, device=device)
+        empty = QuantLinear.empty(_float_linear(bias=bias), Scheme.preset("w4a4"), optional, device)
         empty.load_state_dict(module.state_dict(), assign=device == "meta")
         assert torch.equal(empty(_tokens()), module(_tokens()))
 

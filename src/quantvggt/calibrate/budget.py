@@ -27,8 +27,7 @@ from quantvggt.core.scheme import FLOAT_BITS, Scheme
 from quantvggt.models import Model, build
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import all_sites, site_groups
-from quantvggt.nn.quant_conv import QuantConv2d
-from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.empty import empty_layer
 from quantvggt.nn.quant_weight import QuantWeight
 from quantvggt.nn.tensors import optional_shapes
 from quantvggt.scenes.clip import Clip
@@ -142,7 +141,7 @@ class _Sketch:
         for bits, own in schemes.items():
             optional = optional_tensors(model, method, own, progress)
             for site, scheme in own.items():
-                self.layers[bits, site] = _empty_layer(empty[site], scheme, optional.get(site, {}))
+                self.layers[bits, site] = empty_layer(empty[site], scheme, optional.get(site, {}), "meta")
         self.losses = dict.fromkeys(self.groups, 0.0)
 
     def bytes(self, group: str, bits: int) -> int:
@@ -222,16 +221,6 @@ def optional_tensors(
                 alike[kind] = {layer: optional_shapes(dict(x.named_buffers())) for layer, x in layers.items()}
             shapes |= {site: alike[kind][layer] for layer, site in zip(place.layers, place.sites, strict=True)}
     return shapes
-
-
-def _empty_layer(module: nn.Module, scheme: Scheme, optional: Optional) -> QuantWeight:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        return QuantConv2d.empty(module, scheme, "meta")
-    assert isinstance(module, nn.Linear)
-    # Only a method that shifts inputs gives a bias to a layer that has none, and then to all of its kind.
-    bias = module.bias is not None or "input_shift" in optional
-    k, rows = module.in_features, module.out_features
-    return QuantLinear.empty(k, rows, scheme, optional, bias, module.weight.dtype, "meta")
 
 
 def _stored_dtype(model: Model, sites: Mapping[str, nn.Module]) -> torch.dtype:

@@ -4,8 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantvggt.core.scheme import Scheme
 from quantvggt.jobs import store
@@ -65,14 +64,7 @@ def discard(folder: str | os.PathLike[str]) -> None:
 
 def _layer(tensors: dict[str, Tensor], name: str, in_features: int, out_features: int, scheme: str) -> QuantLinear:
     own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-    bias = own.get("bias")
-    layer = QuantLinear.empty(
-        in_features,
-        out_features,
-        Scheme.parse(scheme),
-        optional_shapes(own),
-        bias=bias is not None,
-        dtype=torch.float32 if bias is None else bias.dtype,
-    )
+    shaped = nn.Linear(in_features, out_features, bias="bias" in own, device="meta")
+    layer = QuantLinear.empty(shaped, Scheme.parse(scheme), optional_shapes(own), "meta")
     layer.load_state_dict(own, assign=True)
     return layer

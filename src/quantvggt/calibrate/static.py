@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.core.affine import row_ranges
@@ -38,20 +38,14 @@ def with_static_ranges(
 
     if static:
         task.observe(task.block, {layer: partial(observe, layer) for layer in static})
-    return layers | {layer: _static(layers[layer], scheme, ranges[layer]) for layer, scheme in static.items()}
+    return layers | {
+        layer: _static(task.linear(layer), layers[layer], scheme, ranges[layer]) for layer, scheme in static.items()
+    }
 
 
-def _static(layer: QuantLinear, scheme: Scheme, ranges: Tensor) -> QuantLinear:
-    shapes = optional_shapes(dict(layer.named_buffers()))
-    result = QuantLinear.empty(
-        layer.in_features,
-        layer.out_features,
-        scheme,
-        {**shapes, "input_range": tuple(ranges.shape)},
-        bias=layer.bias is not None,
-        dtype=layer.weight_scale.dtype if layer.bias is None else layer.bias.dtype,
-        device=layer.weight_scale.device,
-    )
-    for name, value in {**dict(layer.named_buffers()), "input_range": ranges}.items():
+def _static(linear: nn.Linear, layer: QuantLinear, scheme: Scheme, ranges: Tensor) -> QuantLinear:
+    tensors = dict(layer.named_buffers()) | {"input_range": ranges}
+    result = QuantLinear.empty(linear, scheme, optional_shapes(tensors), linear.weight.device)
+    for name, value in tensors.items():
         result.get_buffer(name).copy_(value)
     return result

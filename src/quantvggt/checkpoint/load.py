@@ -3,10 +3,10 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantvggt.checkpoint import hub
 from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
@@ -17,9 +17,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.models import Model, ModelConfig, VGGTConfig, build, mixed
 from quantvggt.models.family import recognise
 from quantvggt.models.sites import all_sites
-from quantvggt.nn.quant_conv import QuantConv2d
-from quantvggt.nn.quant_linear import QuantLinear
-from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.nn.empty import empty_layer
 
 _OUR_REMEDY = "the files do not belong together or are damaged, fetch them again"
 _BARE_REMEDY = (
@@ -120,7 +118,7 @@ def _empty_model(config: CheckpointConfig, weights: WeightsFile) -> Model:
         if name not in sites:
             raise InputError(f"{config_path}: {name!r} is no quantizable layer of this model; {_OUR_REMEDY}")
         try:
-            layer = _empty_layer(record, sites[name])
+            layer = empty_layer(sites[name], record.scheme, record.optional, "meta")
         except InputError as error:
             raise InputError(f"{config_path}: {name}: {error}") from error
         shape = (layer.out_features, layer.in_features)
@@ -130,23 +128,6 @@ def _empty_model(config: CheckpointConfig, weights: WeightsFile) -> Model:
             )
         model.set_submodule(name, layer)
     return model
-
-
-def _empty_layer(record: SiteRecord, module: nn.Module) -> QuantWeight:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        if record.optional:
-            raise InputError(f"a convolution has no {sorted(record.optional)}")
-        return QuantConv2d.empty(module, record.scheme, "meta")
-    linear = cast(nn.Linear, module)
-    return QuantLinear.empty(
-        linear.in_features,
-        linear.out_features,
-        record.scheme,
-        record.optional,
-        bias=linear.bias is not None,
-        dtype=linear.weight.dtype,
-        device="meta",
-    )
 
 
 def _expected(model: Model, sites: dict[str, SiteRecord]) -> dict[str, TensorInfo]:

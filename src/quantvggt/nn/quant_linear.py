@@ -12,8 +12,7 @@ from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels.ops import int_linear, rotate_quantize
 from quantvggt.nn.quant_weight import QuantWeight
-from quantvggt.nn.tensors import CLIP, OPTIONAL, PARTS, check_numbers, check_shapes, optional_shapes
-
+from quantvggt.nn.tensors import CLIP, OPTIONAL, PARTS, Shapes, check_numbers, check_shapes, optional_shapes
 
 
 class QuantLinear(QuantWeight):
@@ -41,27 +40,20 @@ class QuantLinear(QuantWeight):
 
     @classmethod
     def empty(
-        cls,
-        in_features: int,
-        out_features: int,
-        scheme: Scheme,
-        optional: dict[str, tuple[int, ...]],
-        bias: bool = True,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        cls, linear: nn.Linear, scheme: Scheme, optional: Shapes, device: torch.device | str = "cpu"
     ) -> "QuantLinear":
-        """A layer with buffers of the right shapes and no values yet.
+        """A layer in the shape of `linear`, with buffers and no values yet.
 
-        optional: name in `nn.tensors.OPTIONAL` -> shape. dtype is the bias's.
+        optional: name in `nn.tensors.OPTIONAL` -> shape. A shift makes a bias even where `linear` has none.
         Raises InputError if a shape doesn't fit, or the scheme has no use for a clip or needs a range.
         """
-        check_shapes(optional, in_features, scheme)
-        module = cls(in_features, out_features, scheme)
-
+        check_shapes(optional, linear.in_features, scheme)
+        module = cls(linear.in_features, linear.out_features, scheme)
         module._add_weight(device)
         for name, tensor in OPTIONAL.items():
             module._add(name, optional.get(name), tensor.dtype, device)
-        module._add("bias", (out_features,) if bias else None, dtype, device)
+        has_bias = linear.bias is not None or "input_shift" in optional
+        module._add("bias", (linear.out_features,) if has_bias else None, linear.weight.dtype, device)
         return module
 
     @classmethod
@@ -84,28 +76,18 @@ class QuantLinear(QuantWeight):
         Raises InputError if an argument has the wrong shape or values that can't be meant.
         """
         transform = transform or Transform()
-        rows, k = linear.weight.shape
         values = {name: getattr(transform, part) for part, name in PARTS.items()}
         values |= {"input_clip": input_clip, "input_range": input_range}
         optional = {name: value.detach() for name, value in values.items() if value is not None}
-        shapes = optional_shapes(optional)
-        check_shapes(shapes, k, scheme)
+        module = cls.empty(linear, scheme, optional_shapes(optional), linear.weight.device)
         for name, value in optional.items():
             check_numbers(OPTIONAL[name], value)
         if weight_clip is not None:
-            if tuple(weight_clip.shape) != (rows, 2):
-                raise InputError(f"weight_clip has shape {list(weight_clip.shape)}; this layer needs {[rows, 2]}")
+            needed = (linear.out_features, 2)
+            if tuple(weight_clip.shape) != needed:
+                raise InputError(f"weight_clip has shape {list(weight_clip.shape)}; this layer needs {list(needed)}")
             check_numbers(CLIP, weight_clip, "weight_clip")
         bias = transform.apply_to_bias(linear.weight, linear.bias)
-        module = cls.empty(
-            k,
-            rows,
-            scheme,
-            shapes,
-            bias=bias is not None,
-            dtype=linear.weight.dtype,
-            device=linear.weight.device,
-        )
         for name, value in (optional | ({} if bias is None else {"bias": bias.detach()})).items():
             module.get_buffer(name).copy_(value)
         if rounded is None:
