@@ -6,7 +6,7 @@ import torch
 from one_layer import K, low_rank_task, output_error
 from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.methods import make_method
-from quantvggt.calibrate.methods.adaround import AdaRound, InputRange, best_scale, penalty
+from quantvggt.calibrate.methods.adaround import AdaRound, InputRange, penalty
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.methods.brecq import BRECQ
 from quantvggt.calibrate.pipeline import quantize
@@ -52,7 +52,7 @@ def test_penalty_is_the_published_formula() -> None:
 def test_scales_and_ranges_have_the_least_squared_error() -> None:
     w = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
     w[0, 0] = 8.0  # worth cutting off
-    scale = best_scale(w, 4)
+    scale = AdaRound(w, 4).scale
 
     def error(candidate: torch.Tensor) -> torch.Tensor:
         return ((w / candidate).round().clamp(-8, 7) * candidate - w).square().sum(-1)

@@ -7,12 +7,13 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from quantvggt.calibrate.gptq_rounding import gptq_round, mse_scale, nearest_round
+from quantvggt.calibrate.gptq_rounding import gptq_round
 from quantvggt.calibrate.methods import make_method
 from quantvggt.calibrate.methods.base import SiteMethod
 from quantvggt.calibrate.methods.gptq import GPTQSolver
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.errors import InputError
+from quantvggt.core.rounding import mse_scale, nearest_round
 from quantvggt.core.scheme import Scheme
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.nn.quant_linear import QuantLinear

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.core.affine import qmax
-from quantvggt.core.chunks import cached_rows
+from quantvggt.core.rounding import absmax_scale
 
 BLOCK = 128  # channels between two matrix products
 
@@ -59,47 +59,3 @@ def _unit_triangle(hessian: Tensor, damping: float, order: Tensor) -> Tensor:
     hessian.diagonal().add_(torch.where(mean > 0, damping * mean, 1.0))
     factor = torch.linalg.cholesky(hessian)
     return factor.div_(factor.diagonal().clone())
-
-
-def nearest_round(weight: Tensor, bits: int, scale: Tensor) -> Tensor:
-    """weight [N, K] to the nearest multiples of its scales [N, 1] that `bits` can hold, int8 [N, K]."""
-    top = qmax(bits)
-    return (weight.float() / scale).round_().clamp_(-top - 1, top).to(torch.int8)
-
-
-def absmax_scale(weight: Tensor, bits: int) -> Tensor:
-    """max|row| / (2^(bits - 1) - 1) of weight [N, K], float32 [N, 1]; 1 for a row of zeros."""
-    scale = weight.float().abs().amax(1, keepdim=True) / qmax(bits)
-    return torch.where(scale > 0, scale, 1.0)
-
-
-def mse_scale(
-    weight: Tensor,
-    bits: int,
-    *,
-    steps: int = 100,
-    smallest: float = 0.2,
-    norm: float = 2.4,
-    importance: Tensor | None = None,
-) -> Tensor:
-    """The scale, of `absmax_scale` times 1, 1 - 1 / steps, .. down to above `smallest`, whose nearest rounding of
-    a row has the least sum |error|^norm, channels weighted by `importance` [K] if given; float32 [N, 1].
-
-    GPTQ's and QuaRot's weight quantizers search like this; the defaults are theirs.
-    """
-    weight = weight.float()
-    parts = weight.split(cached_rows(weight))
-    return torch.cat([_search_scale(part, bits, steps, smallest, norm, importance) for part in parts])
-
-
-def _search_scale(
-    weight: Tensor, bits: int, steps: int, smallest: float, norm: float, importance: Tensor | None
-) -> Tensor:
-    full, top = absmax_scale(weight, bits), qmax(bits)
-    best, least = full, torch.full_like(full, torch.inf)
-    for i in range(round(steps * (1 - smallest))):
-        scale = full * (1 - i / steps)
-        error = (weight / scale).round_().clamp_(-top - 1, top).mul_(scale).sub_(weight).abs_().pow_(norm)
-        loss = error.sum(1, keepdim=True) if importance is None else error @ importance[:, None]
-        best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
-    return best

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from quantvggt.calibrate.gptq_rounding import mse_scale, nearest_round
 from quantvggt.core.affine import quantize_weight
 from quantvggt.core.errors import InputError
+from quantvggt.core.rounding import mse_scale, nearest_round
 from quantvggt.core.scheme import Scheme
 from quantvggt.nn.quant_conv import QuantConv2d, flat_weight
 from quantvggt.nn.quant_linear import QuantLinear

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantvggt.calibrate.fake_quant import CLIP_LOGIT, WeightRounding
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.core.affine import qmax
+from quantvggt.core.rounding import mse_scale, rounding_error
 
 ZETA, GAMMA = 1.1, -0.1  # the sigmoid is stretched to (GAMMA, ZETA), then cut to [0, 1], so that both are reached
 WARM_UP, BETA_START, BETA_END = 0.2, 20.0, 2.0
@@ -28,7 +29,7 @@ class AdaRound(WeightRounding):
 
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
-        self.scale = best_scale(weight, bits)
+        self.scale = mse_scale(weight, bits, shares=WEIGHT_SHARES, norm=2.0)
         steps = weight / self.scale
         self.floor = steps.floor()
         share = (steps - self.floor - GAMMA) / (ZETA - GAMMA)
@@ -79,19 +80,6 @@ def change(task: BlockTask) -> float:
     return torch.stack([(after - before).float().square().mean() for before, after in pairs]).mean().item()
 
 
-def best_scale(weight: Tensor, bits: int) -> Tensor:
-    """The scale [N, 1] of each row of `weight` [N, K] whose grid is nearest in squares: a share of the usual one."""
-    top = qmax(bits)
-    whole = weight.abs().amax(-1, keepdim=True) / top
-    whole = torch.where(whole > 0, whole, 1.0)
-    best, least = whole, torch.full_like(whole, torch.inf)
-    for share in WEIGHT_SHARES:
-        scale = whole * share
-        error = (weight / scale).round_().clamp_(-top - 1, top).mul_(scale).sub_(weight).square_().sum(-1, keepdim=True)
-        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
-    return best
-
-
 class InputRange:
     """Sees a layer's inputs and finds the clip of its tokens' ranges with the least squared rounding error."""
 
@@ -100,12 +88,9 @@ class InputRange:
         self.errors = torch.zeros(len(INPUT_SHARES))
 
     def observe(self, x: Tensor) -> None:
-        x, top = x.float(), qmax(self.bits)
-        whole = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / top
-        for index, share in enumerate(INPUT_SHARES):
-            scale = whole * share
-            error = (x / scale).round_().clamp_(-top - 1, top).mul_(scale).sub_(x)
-            self.errors[index] += error.square_().sum().cpu()
+        x = x.float()
+        whole = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / qmax(self.bits)
+        self.errors += torch.stack([rounding_error(x, self.bits, whole * share).sum().cpu() for share in INPUT_SHARES])
 
     def clip_logit(self) -> Tensor:
         """float32 [2] before the sigmoid, for the maximum and the minimum; CLIP_LOGIT at most."""

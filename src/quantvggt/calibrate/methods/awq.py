@@ -12,14 +12,15 @@ the input is quantized, where the paper folds it into the layer before.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from quantvggt.calibrate.gptq_rounding import absmax_scale, nearest_round
 from quantvggt.calibrate.methods.base import SiteMethod, SiteSolver
 from quantvggt.core.errors import InputError
+from quantvggt.core.rounding import absmax_scale, least_error, nearest_round
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.nn.quant_linear import QuantLinear
@@ -45,39 +46,24 @@ class Solver(SiteSolver):
         self.tokens += len(x)
 
     def solve(self, scheme: Scheme) -> QuantLinear:
-        weight, bits = self.linear.weight.detach().float(), scheme.weight_bits
-        hessian = self.hessian.float()
-        smooth = self._search_smooth(weight, hessian, bits)
-        scale = absmax_scale(weight * smooth, bits)
-        scale[self.clips_from :] = self._search_scale(weight, hessian, bits, smooth)[self.clips_from :]
+        weight, bits, hessian = self.linear.weight.detach().float(), scheme.weight_bits, self.hessian.float()
+
+        def errors(smooth: Tensor, scale: Tensor) -> Tensor:
+            """Sum over tokens of each output channel's squared error, [N, 1]."""
+            error = nearest_round(weight * smooth, bits, scale) * scale / smooth - weight
+            return ((error @ hessian) * error).sum(1, keepdim=True)
+
+        smooths = (self._smooth(step / self.grid) for step in range(self.grid))
+        smooth = least_error(smooths, lambda each: errors(each, absmax_scale(weight * each, bits)).sum())
+        full = absmax_scale(weight * smooth, bits)
+        shrunk = least_error((full * (1 - 0.05 * step) for step in range(SHRINKS)), partial(errors, smooth))
+        scale = torch.cat((full[: self.clips_from], shrunk[self.clips_from :]))
         rounded = nearest_round(weight * smooth, bits, scale), scale
         return QuantLinear.from_float(self.linear, scheme, Transform(smooth=smooth), rounded=rounded)
 
-    def _search_smooth(self, weight: Tensor, hessian: Tensor, bits: int) -> Tensor:
-        mean = (self.magnitude / self.tokens).float()
-        best, least = torch.ones_like(mean), torch.inf
-        for step in range(self.grid):
-            smooth = (mean ** (step / self.grid)).clamp(min=FLOOR)
-            smooth = smooth / (smooth.max() * smooth.min()).sqrt()
-            loss = _errors(weight, hessian, bits, smooth, absmax_scale(weight * smooth, bits)).sum().item()
-            if loss < least:
-                best, least = smooth, loss
-        return best
-
-    def _search_scale(self, weight: Tensor, hessian: Tensor, bits: int, smooth: Tensor) -> Tensor:
-        full = absmax_scale(weight * smooth, bits)
-        best, least = full, torch.full_like(full, torch.inf)
-        for step in range(SHRINKS):
-            scale = full * (1 - 0.05 * step)
-            loss = _errors(weight, hessian, bits, smooth, scale)
-            best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
-        return best
-
-
-def _errors(weight: Tensor, hessian: Tensor, bits: int, smooth: Tensor, scale: Tensor) -> Tensor:
-    """Sum over tokens of each output channel's squared error, [N, 1]."""
-    error = nearest_round(weight * smooth, bits, scale) * scale / smooth - weight
-    return ((error @ hessian) * error).sum(1, keepdim=True)
+    def _smooth(self, exponent: float) -> Tensor:
+        smooth = ((self.magnitude / self.tokens).float() ** exponent).clamp(min=FLOOR)
+        return smooth / (smooth.max() * smooth.min()).sqrt()
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from quantvggt.calibrate.gptq_rounding import gptq_round, mse_scale
+from quantvggt.calibrate.gptq_rounding import gptq_round
 from quantvggt.calibrate.methods.base import BlockTask, Method
 from quantvggt.core.affine import dequantize, quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
+from quantvggt.core.rounding import mse_scale
 from quantvggt.core.scheme import ASYMMETRIC_BITS, WEIGHT_BITS, Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.nn.quant_linear import QuantLinear, mark_frames

@@ -17,11 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from quantvggt.calibrate.gptq_rounding import absmax_scale, mse_scale, nearest_round
 from quantvggt.calibrate.methods.gptq import GPTQSolver
 from quantvggt.calibrate.methods.sequential import SequentialMethod
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
+from quantvggt.core.rounding import absmax_scale, mse_scale, nearest_round
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 

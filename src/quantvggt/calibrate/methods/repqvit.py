@@ -19,9 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from quantvggt.calibrate.gptq_rounding import nearest_round
 from quantvggt.calibrate.methods.base import SiteMethod, SiteSolver
 from quantvggt.core.affine import qmax
+from quantvggt.core.rounding import least_error, nearest_round, rounding_error
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.nn.block import AFTER_NORM
@@ -67,15 +67,13 @@ def percentile_scale(rows: Tensor, bits: int) -> Tensor:
     whose rounding has the least squared error; float32 [N, 1]."""
     rows = rows.float()
     ordered = rows.abs().sort(1).values
-    best = torch.zeros(len(rows), 1, device=rows.device)
-    least = torch.full_like(best, torch.inf)
-    for share in PERCENTILES:
+
+    def scale(share: float) -> Tensor:
         place = share * (ordered.shape[1] - 1)
         low, high = ordered[:, int(place), None], ordered[:, min(int(place) + 1, ordered.shape[1] - 1), None]
-        scale = (torch.lerp(low, high, place % 1) / qmax(bits)).clamp(min=TINY)
-        loss = (nearest_round(rows, bits, scale) * scale - rows).square().sum(1, keepdim=True)
-        best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
-    return best
+        return (torch.lerp(low, high, place % 1) / qmax(bits)).clamp(min=TINY)
+
+    return least_error(map(scale, PERCENTILES), lambda each: rounding_error(rows, bits, each).sum(1, keepdim=True))
 
 
 @dataclass(frozen=True)
