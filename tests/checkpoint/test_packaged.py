@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantvggt.checkpoint.load import load, locate
-from quantvggt.checkpoint.packaged import HEAVY, NANO, OVERLAY_NAME, OverlayFile, open_any, stored_bytes
+from quantvggt.checkpoint.load import load
+from quantvggt.checkpoint.locate import locate, stored_bytes
+from quantvggt.checkpoint.packaged import HEAVY, NANO, OVERLAY_NAME, OverlayFile, open_any
 from quantvggt.cli.main import main
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.inspection import inspect_sites
@@ -77,9 +78,13 @@ def test_heavy_weighs_what_its_merged_checkpoint_would(
     path = locate(HEAVY)
     assert path.stat().st_size < 4e6
     models[1].save_pretrained(tmp_path / "merged")
-    saved = (tmp_path / "merged" / "model.safetensors").stat().st_size
-    assert stored_bytes(path) == pytest.approx(saved, rel=0.001)
-    assert stored_bytes(locate(NANO)) == locate(NANO).stat().st_size
+    saved = sum(file.stat().st_size for file in (tmp_path / "merged").iterdir())
+    (tmp_path / "merged" / "README.md").write_text("not a part of the checkpoint")
+    assert stored_bytes(tmp_path / "merged") == saved
+    assert stored_bytes(HEAVY) == pytest.approx(saved, rel=0.001)
+    assert stored_bytes(NANO) == sum(
+        (locate(NANO).parent / name).stat().st_size for name in ("config.json", "model.safetensors")
+    )
     assert main(["evaluate", HEAVY, "--scenes", "1", "--frames", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["checkpoint_bytes"] == pytest.approx(saved, rel=0.001)
 

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from quantvggt.checkpoint import hub
 from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
-from quantvggt.checkpoint.packaged import NAMES, open_any, packaged_weights
+from quantvggt.checkpoint.locate import locate
+from quantvggt.checkpoint.packaged import open_any
 from quantvggt.checkpoint.validate import check_infos, check_values
 from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
@@ -69,26 +68,6 @@ def load(
     _fill(model, weights, config.sites, fixed, types, device)
     model.quantization = config.quantization
     return model.eval()
-
-
-def locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """The weights file that a name stands for, fetched from the hub if need be; InputError if none."""
-    name = os.fspath(name_or_path)
-    if name in NAMES:
-        return packaged_weights(name)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        for weights in hub.WEIGHTS_NAMES:
-            if (path / weights).is_file():
-                return path / weights
-        raise InputError(f"{path} is not a checkpoint: it holds neither {' nor '.join(hub.WEIGHTS_NAMES)}")
-    if path.is_file():
-        return path
-    if hub.is_repo_id(name):
-        return hub.fetch(name)
-    raise InputError(
-        f"no checkpoint at {path}: give a file, a folder, a hub id such as facebook/VGGT-1B, or {' or '.join(NAMES)}"
-    )
 
 
 def infer_config(infos: dict[str, TensorInfo]) -> ModelConfig:

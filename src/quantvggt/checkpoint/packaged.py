@@ -36,11 +36,6 @@ def open_any(path: Path) -> WeightsFile:
     return OverlayFile(path) if path.name == OVERLAY_NAME else open_weights(path)
 
 
-def stored_bytes(path: Path) -> int:
-    """Bytes of a weights file; of an overlay those of its base, because merged it is a model of the base's size."""
-    return (packaged_weights(NANO) if path.name == OVERLAY_NAME else path).stat().st_size
-
-
 class OverlayFile(WeightsFile):
     """Reads like the merged file: names, shapes and dtypes are the base model's."""
 

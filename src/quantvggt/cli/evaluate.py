@@ -1,7 +1,6 @@
 """quantvggt evaluate"""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,7 +67,7 @@ def _words(text: str | None) -> list[str]:
 
 def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
-    from quantvggt.checkpoint.load import locate
+    from quantvggt.checkpoint.locate import stored_bytes
     from quantvggt.core.errors import InputError
     from quantvggt.evaluate.run import predict, score
     from quantvggt.report.table import COLUMNS
@@ -95,15 +94,8 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
         method=quantization.method if quantization else "float",
         scheme=quantization.scheme.name if quantization else args.dtype or "float32",
         seed=args.seed,
-        checkpoint_bytes=_bytes(locate(args.model)),
+        checkpoint_bytes=stored_bytes(args.model),
     )
     shown = [(column.title, None if row[column.key] is None else column.show(row[column.key])) for column in COLUMNS]
     say(tabulate(shown, tablefmt="plain", missingval="-", disable_numparse=True))
     return {**row, "dataset": dataset.name}
-
-
-def _bytes(weights: Path) -> int:
-    from quantvggt.checkpoint.packaged import stored_bytes
-
-    config = weights.parent / "config.json"
-    return stored_bytes(weights) + (config.stat().st_size if config.is_file() else 0)

@@ -21,12 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
+    from quantvggt.checkpoint.locate import stored_bytes
     from quantvggt.checkpoint.published import import_published
 
     output = require_free(args.output, args.overwrite)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
     small = import_published(model, args.parameters, args.scheme)
     api.save(small, output, overwrite=args.overwrite)
-    size = sum(file.stat().st_size for file in output.iterdir())
+    size = stored_bytes(output)
     say(f"{output}: {size / 1e6:.1f} MB")
     return {"output": str(output), "scheme": args.scheme, "checkpoint_bytes": size}

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.calibrate.budget import format_groups
     from quantvggt.calibrate.journal import discard
     from quantvggt.calibrate.methods import make_method
+    from quantvggt.checkpoint.locate import stored_bytes
     from quantvggt.scenes.calibration import calibration_clips
 
     scheme, settings = Scheme.parse(args.scheme), parse_settings(args.setting)
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         say(format_groups(choice))
     api.save(small, output, overwrite=args.overwrite)
     discard(journal)
-    size = sum(file.stat().st_size for file in output.iterdir() if file.name in ("config.json", "model.safetensors"))
+    size = stored_bytes(output)
     half = 2 * sum(parameter.numel() for parameter in model.parameters())
     say(f"{output}: {size / 1e6:.1f} MB, {half / size:.2f}x smaller than the whole model in float16 ({seconds:.0f} s)")
     return {

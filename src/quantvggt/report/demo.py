@@ -14,6 +14,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from quantvggt import api
+from quantvggt.checkpoint.locate import stored_bytes
 from quantvggt.core.errors import InputError
 from quantvggt.core.machine import environment
 from quantvggt.evaluate.run import Row, evaluate, predict, score
@@ -112,8 +113,7 @@ def _clips(first_seed: int, count: int, name: str) -> list[Clip]:
 def _stored(model: Model, folder: Path) -> tuple[Model, int]:
     """The model as it comes back from disk, and its bytes there."""
     api.save(model, folder, overwrite=True)
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    return api.load(folder, dtype=torch.float32), size
+    return api.load(folder, dtype=torch.float32), stored_bytes(folder)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from quantvggt import api
 from quantvggt.calibrate.sampling.features import PoolFeatures, pool_features
 from quantvggt.calibrate.sampling.strategies import choose
-from quantvggt.checkpoint.load import locate
+from quantvggt.checkpoint.locate import locate
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.run import Prediction, predict
 from quantvggt.jobs.store import Store, Tensors, task_of

@@ -11,6 +11,7 @@ from typing import Any
 
 from quantvggt import api
 from quantvggt.calibrate.methods import find_method
+from quantvggt.checkpoint.locate import stored_bytes
 from quantvggt.core.machine import environment, source_commit
 from quantvggt.core.memory import peak_memory
 from quantvggt.core.scheme import Scheme
@@ -76,5 +77,4 @@ def _described(calibration: Calibration) -> dict[str, Any]:
 
 def _saved_bytes(model: Model) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        saved = api.save(model, Path(folder) / "model")
-        return sum(file.stat().st_size for file in saved.iterdir())
+        return stored_bytes(api.save(model, Path(folder) / "model"))
