@@ -88,6 +88,36 @@ def test_output_that_exists_is_kept(capsys: pytest.CaptureFixture[str], tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
+def test_output_that_would_replace_the_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = qv.save(tiny_model(), tmp_path / "float")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (folder / "trained.pt").write_bytes(b"never read")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "far").mkdir()
+    for name in before:
+        (tmp_path / "far" / name).symlink_to(folder / name)
+    monkeypatch.chdir(tmp_path)
+    for model, output in (
+        (folder, folder),
+        ("float", "far/../float/"),
+        (folder, "link"),
+        ("link", "float"),
+        (folder / "model.safetensors", "float"),
+        (folder / "trained.pt", "link"),
+        ("far", folder),
+        ("far", "far"),
+    ):
+        for words in (("quantize",), ("quantize", "--overwrite"), ("import-published", "--overwrite", "--scheme=w4a4")):
+            between = ["parameters"] if words[0] == "import-published" else []
+            line = mistake(capsys, words[0], str(model), *between, str(output), *words[1:])
+            assert f"input and output are the same: {model} lies in {output}" in line
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert main(["quantize", "float", "float/small", "--method", "rtn"]) == 0  # inside it nothing is replaced
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
 def test_unknown_format(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
     write_photo(tmp_path / "photo.png")
     words = ("reconstruct", model, str(tmp_path / "photo.png"), "-o", str(tmp_path / "out"), "--formats", "obj")

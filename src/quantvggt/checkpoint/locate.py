@@ -42,3 +42,15 @@ def stored_bytes(name_or_path: str | os.PathLike[str]) -> int:
     """
     files = checkpoint_files(locate(name_or_path))
     return sum((packaged_weights(NANO) if file.name == OVERLAY_NAME else file).stat().st_size for file in files)
+
+
+def lies_in(name_or_path: str | os.PathLike[str], folder: Path) -> bool:
+    """Whether a file of this checkpoint lies in `folder`, also through links; not asked of what the hub has to send.
+
+    Raises InputError if there is a folder of that name that is no checkpoint.
+    """
+    if name_or_path not in NAMES and not Path(name_or_path).expanduser().exists():
+        return False
+    files = checkpoint_files(locate(name_or_path))
+    places = {place for file in files for place in (file.parent.resolve() / file.name, file.resolve())}
+    return any(folder.resolve() in place.parents for place in places)

@@ -63,5 +63,15 @@ def require_free(path: str, overwrite: bool) -> Path:
     return target
 
 
+def require_apart(model: str, output: str) -> None:
+    """Raises InputError if writing the checkpoint `output` would replace the one that `model` is read from."""
+    from quantvggt.checkpoint.locate import lies_in
+
+    if lies_in(model, Path(output).expanduser()):
+        raise InputError(
+            f"input and output are the same: {model} lies in {output}, which would be replaced; name another output"
+        )
+
+
 def _writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

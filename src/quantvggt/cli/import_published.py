@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_apart, require_free, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.checkpoint.locate import stored_bytes
     from quantvggt.checkpoint.published import import_published
 
+    require_apart(args.model, args.output)
     output = require_free(args.output, args.overwrite)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
     small = import_published(model, args.parameters, args.scheme)

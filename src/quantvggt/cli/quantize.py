@@ -6,7 +6,7 @@ import re
 import time
 from typing import Any
 
-from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_apart, require_free, say
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import PRESETS, Scheme
 
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if site_schemes and (args.budget or args.ratio):
         raise InputError("--budget and --ratio choose the bits of every layer; leave --site out")
     method = make_method(args.method, settings, args.seed)
+    require_apart(args.model, args.output)
     output = require_free(args.output, args.overwrite)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
     if args.ratio is not None:
