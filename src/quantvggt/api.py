@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quantvggt.calibrate import pipeline
 from quantvggt.calibrate.budget import choose
-from quantvggt.calibrate.methods import find_method, make_method
+from quantvggt.calibrate.methods import find_method, make_method, needs_clips
 from quantvggt.calibrate.sampling import selection
 from quantvggt.calibrate.sampling.features import DEEP, pool_features
 from quantvggt.calibrate.sampling.selection import Selection
@@ -104,7 +104,7 @@ def quantize(
     See `calibrate.pipeline.quantize` for the rest and the errors.
     """
     clips: Sequence[Clip] = ()
-    if find_method(method).needs_calibration or Scheme.parse(scheme).static or budget is not None:
+    if budget is not None or needs_clips(find_method(method), scheme, rest, *(site_schemes or {}).values()):
         clips = calibration_clips(calibration, size=model.image_size)
     chosen = None
     if budget is not None:

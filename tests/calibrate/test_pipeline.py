@@ -8,10 +8,13 @@ import torch
 from safetensors import safe_open
 
 import quantvggt as qv
+from quantvggt.calibrate.methods import find_method, make_method, needs_clips
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.errors import InputError
+from quantvggt.core.scheme import Scheme
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.tensors import TENSORS
 from quantvggt.scenes.clip import Clip
 from tiny import tiny_clip, tiny_model
 
@@ -142,3 +145,46 @@ def test_refuses_what_cannot_be_meant() -> None:
         quantize(model, "w4a4", "rtn", progress=False, site_schemes={"*.fc3": "w8a8"})
     with pytest.raises(InputError, match="unknown scheme 'w8'"):
         quantize(model, "w4a4", "rtn", progress=False, site_schemes={"*.fc2": "w8"})
+
+
+def test_a_static_scheme_for_a_few_sites_sees_the_callers_clips() -> None:
+    clips = [tiny_clip("a", 2)]
+    small = qv.quantize(tiny_model(), "w4a4", "rtn", clips, site_schemes={"*.proj": "w4a4-static"}, progress=False)
+    whole = qv.quantize(tiny_model(), "w4a4-static", "rtn", clips, progress=False)
+    for name, site in quantizable_sites(small).items():
+        assert isinstance(site, QuantLinear)
+        assert site.scheme.static == name.endswith("proj")
+        if site.scheme.static:
+            assert torch.equal(site.state_dict()["input_range"], whole.get_submodule(name).state_dict()["input_range"])
+    assert small.quantization is not None
+    assert len(small.quantization.calibration["clips"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "schemes", "needs"),
+    [
+        ("rtn", ["w4a4", None], False),
+        ("rtn", ["w4a4", None, "w8a8", "w4a4-tensor-static"], True),
+        ("rtn", [Scheme.parse("w4a4-static")], True),
+        ("dsfq", ["w4a4"], True),
+    ],
+)
+def test_what_needs_a_calibration_set(method: str, schemes: list[str | Scheme | None], needs: bool) -> None:
+    assert needs_clips(find_method(method), *schemes) == needs
+    assert needs_clips(make_method(method), *schemes) == needs
+
+
+def test_every_float32_number_that_stays_is_rounded_and_the_float_model_is_not() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.aggregator.camera_token.fill_(1e6)  # beyond float16
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    small = quantize(model, "w4a4", "dsfq", [tiny_clip("a", 2)], progress=False)
+    rounded = 0
+    for name, value in small.state_dict().items():
+        if value.dtype == torch.float32 and name.rpartition(".")[2] not in TENSORS:
+            expected = before[name] if name == "aggregator.camera_token" else before[name].half().float()
+            assert torch.equal(value, expected), name
+            rounded += 1
+    assert rounded > 100
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

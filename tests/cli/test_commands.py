@@ -90,6 +90,27 @@ def test_quantize_inspect_evaluate_reconstruct_view(
     assert page.stat().st_size > 1_000_000
 
 
+def test_a_static_site_is_calibrated_whatever_the_method(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, photos: str
+) -> None:
+    words = (
+        "--method",
+        "rtn",
+        "--site",
+        "*.proj=w4a4-static",
+        "--clips",
+        "1",
+        "--frames",
+        "2",
+        "--calibration",
+        photos,
+    )
+    assert run_json(capsys, "quantize", model, str(tmp_path / "small"), *words)["clips"] == 1
+    small = qv.load(tmp_path / "small")
+    assert small.quantization is not None
+    assert len(small.quantization.calibration["clips"]) == 1
+
+
 def test_import_published(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     published = Path(__file__).parent.parent / "golden" / "published" / "w4a4"
     config = VGGTConfig.from_dict({**CONFIG.to_dict(), "depth": 4, "camera_trunk_depth": 2, "dpt_layers": [0, 1, 2, 3]})

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.journal import Journal, fingerprint
-from quantvggt.calibrate.methods import Method, make_method
+from quantvggt.calibrate.methods import Method, make_method, needs_clips
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.static import with_static_ranges
@@ -65,12 +65,12 @@ def quantize(
     scheme, solver = Scheme.parse(scheme), make_method(method, settings, seed)
     require_float(model)
     schemes = resolve_schemes(model, scheme, None if rest is None else Scheme.parse(rest), site_schemes or {}, solver)
-    needs_clips = solver.needs_calibration or any(each.static for each in schemes.values())
-    if needs_clips and not clips:
+    takes_clips = needs_clips(solver, *schemes.values())
+    if takes_clips and not clips:
         static = next((each.name for each in schemes.values() if each.static), "")
         what = f"method {method}" if solver.needs_calibration else f"scheme {static}"
         raise InputError(f"{what} needs a calibration set: give it a few clips of the scenes you care about")
-    clips = clips if needs_clips else ()
+    clips = clips if takes_clips else ()
 
     quantized = model.sharing_copy()
     record = {"method": method, "settings": asdict(solver), "schemes": {k: v.name for k, v in schemes.items()}}
@@ -200,10 +200,9 @@ def resolve_schemes(
 
 def _round_to_float16(model: Model) -> None:
     """Give what isn't quantized float16 values, still in float32; tensors it shares with another model don't change."""
-    floats = {
-        name: value
-        for name, value in model.state_dict().items()
-        if value.dtype == torch.float32 and name.rpartition(".")[2] not in TENSORS
-    }
-    rounded = {name: value.half().float() for name, value in floats.items()}
-    model.load_state_dict({name: x for name, x in rounded.items() if x.isfinite().all()}, strict=False, assign=True)
+    state = model.state_dict()
+    for name, value in state.items():
+        if value.dtype == torch.float32 and name.rpartition(".")[2] not in TENSORS:
+            rounded = value.half().float()
+            state[name] = rounded if rounded.isfinite().all() else value
+    model.load_state_dict(state, assign=True)

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
     from quantvggt.calibrate.budget import format_groups
     from quantvggt.calibrate.journal import discard
-    from quantvggt.calibrate.methods import make_method
+    from quantvggt.calibrate.methods import make_method, needs_clips
     from quantvggt.checkpoint.locate import stored_bytes
     from quantvggt.scenes.calibration import calibration_clips
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.ratio is not None:
         budget = int(2 * sum(parameter.numel() for parameter in model.parameters()) / args.ratio)
     clips = []
-    if budget is not None or method.needs_calibration or any(each.static for each in (scheme, *site_schemes.values())):
+    if budget is not None or needs_clips(method, scheme, rest, *site_schemes.values()):
         clips = calibration_clips(args.calibration, args.clips, args.frames, model.image_size)
         say(f"calibrating on {len(clips)} clips of {len(clips[0].names)} frames from {args.calibration}")
         if args.calibration == "synthetic":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantvggt import api
-from quantvggt.calibrate.methods import find_method
+from quantvggt.calibrate.methods import find_method, needs_clips
 from quantvggt.checkpoint.locate import stored_bytes
 from quantvggt.core.machine import environment, source_commit
 from quantvggt.core.memory import peak_memory
@@ -53,7 +53,7 @@ def _measured(cell: Cell, inputs: Inputs) -> Row:
         return {**row, **extra, "calibration": None, "scenes": len(clips)}
 
     scheme = Scheme.parse(cell.scheme)
-    needed = find_method(cell.method).needs_calibration or scheme.static
+    needed = needs_clips(find_method(cell.method), scheme)
     seen = inputs.calibration(cell.form, cell.calibration, cell.seed) if needed else []
     start = time.process_time()
     with peak_memory() as peak:

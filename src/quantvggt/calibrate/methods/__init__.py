@@ -17,6 +17,7 @@ from quantvggt.calibrate.methods.repqvit import RepQViT
 from quantvggt.calibrate.methods.rtn import RTN
 from quantvggt.calibrate.methods.smoothquant import SmoothQuant
 from quantvggt.core.errors import InputError
+from quantvggt.core.scheme import Scheme
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -37,7 +38,7 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-__all__ = ["METHODS", "Method", "find_method", "make_method"]
+__all__ = ["METHODS", "Method", "find_method", "make_method", "needs_clips"]
 
 
 def find_method(name: str) -> type[Method]:
@@ -45,6 +46,11 @@ def find_method(name: str) -> type[Method]:
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; use one of: {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def needs_clips(method: Method | type[Method], *schemes: str | Scheme | None) -> bool:
+    """Whether to quantize by `method` takes a calibration set, where layers have any of `schemes`."""
+    return method.needs_calibration or any(Scheme.parse(scheme).static for scheme in schemes if scheme is not None)
 
 
 def make_method(name: str, settings: dict[str, Any] | None = None, seed: int = 0) -> Method:
