@@ -280,6 +280,88 @@ def test_a_zip_that_is_no_checkpoint(tmp_path) -> None:
     refuse(tmp_path / "x.pt", "is no whole PyTorch checkpoint")
 
 
+SHARD = "model-00001-of-00001.safetensors"
+
+
+@pytest.fixture
+def index(folder):
+    """The same checkpoint in one shard with an index."""
+    path = folder / "model.safetensors.index.json"
+    (folder / "model.safetensors").rename(folder / SHARD)
+    path.write_text(json.dumps({"weight_map": dict.fromkeys(load_file(folder / SHARD), SHARD)}))
+    load(folder)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../small/model-00001-of-00001.safetensors",
+        "./model-00001-of-00001.safetensors",
+        "/etc/passwd",
+        "/dev/zero.safetensors",
+        "sub/x.safetensors",
+        "sub\\x.safetensors",
+        "..",
+        "",
+        ".safetensors",
+        "config.json",
+        "model.safetensors.index.json",
+        "x.safetensors\n",
+        "x\0.safetensors",
+        "~root.safetensors",
+        "https://example.org/x.safetensors",
+        5,
+        None,
+        ["x.safetensors"],
+    ],
+)
+def test_index_that_names_anything_but_a_file_beside_it(index, name) -> None:
+    entries = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": entries | {"a": name}}))
+    refuse(index, "index.json: 'a' lies in .* which is not the name of a weights file beside it")
+    refuse(index.parent, "which is not the name of a weights file beside it")
+
+
+@pytest.mark.parametrize("content", [[], {}, {"weight_map": {}}, {"weight_map": [SHARD]}, {"weight_map": SHARD}, 7])
+def test_index_without_a_map(index, content) -> None:
+    index.write_text(json.dumps(content))
+    refuse(index, "is no index of a checkpoint: it has no weight_map")
+
+
+def test_index_that_is_no_json_or_has_no_bounds(index) -> None:
+    good = index.read_bytes()
+    for text in (good[:-20], b"\xff\xfe", b"[" * 100_000):
+        index.write_bytes(text)
+        refuse(index, "index.json is not valid JSON .*fetch it again")
+    with index.open("wb") as file:
+        file.truncate(2**40)  # a hole, not a terabyte
+    refuse(index, "index.json: larger than 16777216 bytes")
+    index.write_text(json.dumps({"weight_map": {f"a{i}": f"{i}.safetensors" for i in range(1001)}}))
+    refuse(index, "names 1001 files; no checkpoint has more than 1000")
+
+
+def test_index_and_shard_that_differ(index) -> None:
+    entries = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": entries | {"extra.weight": SHARD}}))
+    refuse(index, r"00001.safetensors and model.safetensors.index.json disagree about 1 tensors \(extra.weight\)")
+    del entries[f"{SITE}.bias"]
+    index.write_text(json.dumps({"weight_map": entries}))
+    refuse(index, rf"disagree about 1 tensors \({SITE}.bias\)")
+    (index.parent / SHARD).write_bytes((index.parent / SHARD).read_bytes()[:5000])
+    refuse(index, f"{SHARD} is no whole safetensors file")
+    (index.parent / SHARD).unlink()
+    (index.parent / SHARD).mkdir()
+    refuse(index, rf"1 of its 1 files are missing \({SHARD}\)")
+
+
+def test_torch_file_that_holds_itself(tmp_path) -> None:
+    content: dict = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "x.pt")
+    refuse(tmp_path / "x.pt", "'model' is not an ordinary tensor")
+
+
 def test_unusable_dtype_and_device(folder) -> None:
     with pytest.raises(InputError, match="dtype must be auto, mixed, or one of float32"):
         load(folder, dtype=torch.int8)

@@ -1,10 +1,13 @@
 """The hub without a network: what is asked for, in which order, and what a user reads when it fails."""
 
+import json
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 
 from quantvggt.checkpoint.hub import is_repo_id
 from quantvggt.checkpoint.load import load
@@ -54,6 +57,33 @@ def test_torch_file_without_config(hub, tmp_path) -> None:
     assert asked == ["config.json", "model.safetensors", "model.pt"]
 
 
+def test_shards_are_fetched_by_their_index(hub, tiny, tmp_path) -> None:
+    folder = save(tiny, tmp_path / "snapshot")
+    state, files = load_file(folder / "model.safetensors"), [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    (folder / "model.safetensors").unlink()
+    where = {name: files[i % 2] for i, name in enumerate(state)}
+    for file in files:
+        save_file({name: value for name, value in state.items() if where[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    asked = hub({path.name: path for path in folder.iterdir()})
+    loaded = load("somebody/tiny-vggt").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in tiny.state_dict().items())
+    assert asked == ["config.json", "model.safetensors", "model.pt", "model.safetensors.index.json", *files]
+
+    hub({path.name: path for path in folder.iterdir() if path.name != files[1]})
+    with pytest.raises(InputError, match=f"lacks {files[1]}, which its model.safetensors.index.json names"):
+        load("somebody/tiny-vggt")
+
+
+def test_nothing_is_fetched_for_an_index_of_tricks(hub, tmp_path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "x.safetensors", "b": "../../x.safetensors"}}))
+    asked = hub({index.name: index, "x.safetensors": index})
+    with pytest.raises(InputError, match="not the name of a weights file beside it"):
+        load("somebody/tricks")
+    assert "x.safetensors" not in asked
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -81,5 +111,16 @@ def test_repository_without_weights(hub) -> None:
 
 def test_what_reads_as_a_hub_id() -> None:
     assert is_repo_id("facebook/VGGT-1B")
-    for name in ("VGGT-1B", "/tmp/x", "./a/b", "a/b/c", "../a", "a\\b", "runs/model.pt", "x/y.safetensors", ""):
+    for name in (
+        "VGGT-1B",
+        "/tmp/x",
+        "./a/b",
+        "a/b/c",
+        "../a",
+        "a\\b",
+        "runs/model.pt",
+        "x/y.safetensors",
+        "x/y.index.json",
+        "",
+    ):
         assert not is_repo_id(name)

@@ -11,6 +11,7 @@ import torch
 
 from quantvggt.checkpoint.compressed_tensors import quantization_config
 from quantvggt.core.errors import InputError
+from quantvggt.core.files import read_json
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import ModelConfig
 from quantvggt.models.family import find_family
@@ -178,14 +179,7 @@ def read_config(path: Path) -> CheckpointConfig | None:
     """
     if not path.is_file():
         return None
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no checkpoint config")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); it is damaged, fetch it again") from error
+    values = read_json(path, MAX_CONFIG_BYTES)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return None
     return CheckpointConfig.from_dict(values, path)

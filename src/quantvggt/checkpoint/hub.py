@@ -4,28 +4,38 @@ import re
 from pathlib import Path
 
 from quantvggt.checkpoint.config import CONFIG_NAME, WEIGHTS_NAME
+from quantvggt.checkpoint.layouts import INDEX_SUFFIX, is_index, shard_names
 from quantvggt.checkpoint.weights import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from quantvggt.core.errors import InputError
 
-WEIGHTS_NAMES = (WEIGHTS_NAME, "model.pt")
+WEIGHTS_NAMES = (
+    WEIGHTS_NAME, "model.pt", f"{WEIGHTS_NAME}{INDEX_SUFFIX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}"
+)  # fmt: skip
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_repo_id(name: str) -> bool:
     """Whether `name` reads as "organisation/repository"."""
-    return _REPO_ID.fullmatch(name) is not None and Path(name).suffix not in (SAFETENSORS_SUFFIX, *TORCH_SUFFIXES)
+    return _REPO_ID.fullmatch(name) is not None and Path(name).suffix not in (
+        SAFETENSORS_SUFFIX,
+        *TORCH_SUFFIXES,
+        ".json",
+    )
 
 
 def fetch(repo_id: str) -> Path:
     """Download (or find in the cache) a repository's weights and its config.json if it has one.
 
-    Returns the path of the weights, `model.safetensors` before `model.pt`; config.json lies beside them.
+    Returns the path of the weights, the first of `WEIGHTS_NAMES`; config.json and an index's shards lie beside them.
     Raises InputError if there is no such repository or file, no access, or no network.
     """
     _download(repo_id, CONFIG_NAME)
     for name in WEIGHTS_NAMES:
         path = _download(repo_id, name)
         if path is not None:
+            for shard in shard_names(path) if is_index(path) else ():
+                if _download(repo_id, shard) is None:
+                    raise InputError(f"hub repository {repo_id!r} lacks {shard}, which its {name} names; name another")
             return path
     raise InputError(f"hub repository {repo_id!r} holds neither {' nor '.join(WEIGHTS_NAMES)}; name another")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
+from quantvggt.checkpoint.layouts import shared_prefixes, unprefixed
 from quantvggt.checkpoint.locate import locate
 from quantvggt.checkpoint.packaged import open_any
 from quantvggt.checkpoint.validate import check_infos, check_values
@@ -34,9 +35,10 @@ def load(
     """Load a model for inference.
 
     name_or_path: "vggt-nano" or "vggt-nano-heavy" (come with the package); a file .safetensors, .pt, .pth or
-        .bin; a folder with model.safetensors or model.pt; a Hugging Face hub id such as "facebook/VGGT-1B". A
-        config.json in our format beside the weights says what they are; without one they must be VGGT-1B, with
-        all or some heads.
+        .bin; a folder with one of `checkpoint.hub.WEIGHTS_NAMES`, an index of several files among them; a Hugging
+        Face hub id such as "facebook/VGGT-1B". A config.json in our format beside the weights says what they are;
+        without one they must be VGGT-1B, with all or some heads. A prefix that all names share is taken off where
+        that makes them fit.
     dtype: of everything that is not quantized. None: as when it was saved; float32 for published weights. "mixed":
         products in bfloat16, sums and cameras in float32 (`models.mixed`), for inference. "auto": mixed where that is
         quick, on GPUs and CPUs with a native bfloat16 kernel, else None.
@@ -58,6 +60,7 @@ def load(
         _check_depth(config.model, weights)
     model = _empty_model(config, weights)
     expected = _expected(model, config.sites)
+    weights = unprefixed(weights, expected)
     fixed = {name for name in expected if is_fixed(name, config.sites)}
     check_infos(path, weights.infos, expected, fixed, remedy)
     narrow = set[str]()
@@ -71,8 +74,13 @@ def load(
 
 
 def infer_config(infos: dict[str, TensorInfo]) -> ModelConfig:
-    """Of published weights of a family that we know; VGGT-1B if there is none, whose missing tensors tell more."""
-    return recognise({name: info.shape for name, info in infos.items()}) or VGGTConfig.vggt_1b()
+    """Of published weights of a family that we know, whatever prefix all names share; VGGT-1B if there is none, whose
+    missing tensors tell more."""
+    for prefix in shared_prefixes(infos):
+        config = recognise({name.removeprefix(prefix): info.shape for name, info in infos.items()})
+        if config is not None:
+            return config
+    return VGGTConfig.vggt_1b()
 
 
 def _check_depth(config: ModelConfig, weights: WeightsFile) -> None:

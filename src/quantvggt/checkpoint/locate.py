@@ -5,6 +5,7 @@ from pathlib import Path
 
 from quantvggt.checkpoint import hub
 from quantvggt.checkpoint.config import CONFIG_NAME
+from quantvggt.checkpoint.layouts import is_index, shard_names
 from quantvggt.checkpoint.packaged import NAMES, NANO, OVERLAY_NAME, packaged_weights
 from quantvggt.core.errors import InputError
 
@@ -31,8 +32,9 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
 
 def checkpoint_files(weights: Path) -> list[Path]:
     """What a checkpoint is, given what `locate` says: its weights, and the config.json beside them if there is one."""
+    shards = [weights.parent / name for name in shard_names(weights)] if is_index(weights) else []
     config = weights.parent / CONFIG_NAME
-    return [weights, config] if config.is_file() else [weights]
+    return [weights, *shards, config] if config.is_file() else [weights, *shards]
 
 
 def stored_bytes(name_or_path: str | os.PathLike[str]) -> int:

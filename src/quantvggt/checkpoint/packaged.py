@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.checkpoint.config import WEIGHTS_NAME
+from quantvggt.checkpoint.layouts import ShardedFile, is_index
 from quantvggt.checkpoint.weights import SafetensorsFile, TensorInfo, WeightsFile, open_weights
 from quantvggt.core.errors import InputError
 
@@ -32,7 +33,9 @@ def packaged_weights(name: str) -> Path:
 
 
 def open_any(path: Path) -> WeightsFile:
-    """`open_weights`, and overlays merged with vggt-nano. Raises InputError if it is neither or damaged."""
+    """`open_weights`, shards by their index, and overlays merged with vggt-nano. InputError if it is none of them."""
+    if is_index(path):
+        return ShardedFile(path)
     return OverlayFile(path) if path.name == OVERLAY_NAME else open_weights(path)
 
 

@@ -22,6 +22,8 @@ DTYPE_CODES = {
 _CODES = {dtype: code for code, dtype in DTYPE_CODES.items()}
 SAFETENSORS_SUFFIX = ".safetensors"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+NESTED_UNDER = ("model", "state_dict", "model_state_dict", "module")
+_LEVELS = 4  # dicts in one another that are looked into
 _ZIP_MAGIC = b"PK\x03\x04"
 # A mapped page counts as this process's memory until the map is closed; reopening bounds how many stay.
 _REOPEN_AFTER_BYTES = 256 * 2**20
@@ -86,7 +88,7 @@ class SafetensorsFile(WeightsFile):
 
 
 class TorchFile(WeightsFile):
-    """A `.pt` written by torch.save: a state dict, or a dict that holds one under "model" or "state_dict"."""
+    """A `.pt` written by torch.save: a state dict, or a dict that holds one under a key of `NESTED_UNDER`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -148,9 +150,9 @@ def is_plain(value: Any) -> bool:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    for _ in range(_LEVELS):
+        inner = (content.get(key) for key in NESTED_UNDER) if isinstance(content, Mapping) else ()
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"{path} holds no state dict (names and tensors); name the checkpoint of a VGGT")
     for name, value in content.items():

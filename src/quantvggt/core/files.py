@@ -1,11 +1,14 @@
-"""Write beside, then rename: a reader never sees half a file, and a failed write leaves the old one."""
+"""Files written beside, then renamed: a reader never sees half a file, and a failed write leaves the old one. And small
+files by strangers, read with care."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from quantvggt.core.errors import InputError
 
@@ -48,6 +51,21 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         path.chmod(0o777 & ~_umask())
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path, most_bytes: int) -> Any:
+    """What a small JSON file holds that anybody may have written.
+
+    Raises InputError if it cannot be read, is larger than `most_bytes`, or is not JSON.
+    """
+    try:
+        if path.stat().st_size > most_bytes:
+            raise InputError(f"{path}: larger than {most_bytes} bytes; this is no such file of a checkpoint")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); it is damaged, fetch it again") from error
 
 
 def _temporary_file(path: Path) -> Path:
