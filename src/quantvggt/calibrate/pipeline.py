@@ -73,7 +73,7 @@ def quantize(
     clips = clips if takes_clips else ()
 
     quantized = model.sharing_copy()
-    record = {"method": method, "settings": asdict(solver), "schemes": {k: v.name for k, v in schemes.items()}}
+    record = {"method": solver.name, "settings": asdict(solver), "schemes": {k: v.name for k, v in schemes.items()}}
     pages = Journal(journal, fingerprint(model, clips, record)) if journal is not None else None
     _run(model, quantized, solver, schemes, clips, pages, torch.device(device or model.device), progress)
     _round_to_float16(quantized)

@@ -4,8 +4,8 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from quantvggt.calibrate.methods.awq import AWQ
+from quantvggt.calibrate.methods.barq import Barq1
 from quantvggt.calibrate.methods.base import Method
-from quantvggt.calibrate.methods.best import Best
 from quantvggt.calibrate.methods.brecq import BRECQ
 from quantvggt.calibrate.methods.dopqvit import DopQViT
 from quantvggt.calibrate.methods.dsfq import DSFQ, DSFQLearned
@@ -34,18 +34,23 @@ METHODS: dict[str, type[Method]] = {
         RepQViT,
         AWQ,
         DopQViT,
-        Best,
+        Barq1,
     )
 }
 
-__all__ = ["METHODS", "Method", "find_method", "make_method", "needs_clips"]
+ALIASES = {"best": Barq1.name}
+"""The newest version of our own method. What was made with it is recorded by the version's own name, so that a result
+can be repeated when there is a newer one."""
+
+__all__ = ["ALIASES", "METHODS", "Method", "find_method", "make_method", "needs_clips"]
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of method `name`; raises InputError if there is none."""
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}; use one of: {', '.join(METHODS)}")
-    return METHODS[name]
+    """The class of method `name`, or of what it is an alias of; raises InputError if there is none."""
+    own = ALIASES.get(name, name)
+    if own not in METHODS:
+        raise InputError(f"unknown method {name!r}; use one of: {', '.join([*ALIASES, *METHODS])}")
+    return METHODS[own]
 
 
 def needs_clips(method: Method | type[Method], *schemes: str | Scheme | None) -> bool:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from one_layer import K, one_layer_task, output_error
 from quantvggt.calibrate.methods import make_method
+from quantvggt.calibrate.methods.barq import Barq1, Hessian, Moments
 from quantvggt.calibrate.methods.base import BlockTask
-from quantvggt.calibrate.methods.best import Best, Hessian, Moments
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.core.affine import dequantize
 from quantvggt.core.errors import InputError
@@ -177,6 +177,6 @@ def test_later_layers_see_what_the_quantized_ones_before_them_give(monkeypatch: 
     ],
 )
 def test_settings_that_cannot_be(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"best.*{name}"):
+    with pytest.raises(InputError, match=f"barq-1.*{name}"):
         make_method("best", {name: value})
-    assert make_method("best") == Best()
+    assert make_method("best") == make_method("barq-1") == Barq1()

@@ -1,4 +1,6 @@
-"""Our own recipe: what each part of the error asked for, measured one by one (docs/results.md).
+"""BARQ, balanced asymmetric rotated quantization: our own method, here its version 1.
+
+What each part of the error asked for, measured one by one (docs/results.md, where it is called best).
 
 - Camera and register tokens keep 8 bits in their activations. They are 5 tokens of a frame (0.5 % at 518x392), carry
   the massive values and everything the cameras are read from, and integer units compute in 8 bits anyway.
@@ -82,14 +84,14 @@ class Hessian:
 
 
 @dataclass(frozen=True)
-class Best(Method):
+class Barq1(Method):
     """special_bits: width of the special tokens' activations, 0 for that of all others. asymmetric: of all others, up
     to 7 bits. special_weight: what a special token counts in means and balances, where another token counts 1. shift:
     take the mean out. alpha: share of the imbalance that moves into the weights. damping: GPTQ's. seed: of the
     rotations' signs.
     """
 
-    name: ClassVar[str] = "best"
+    name: ClassVar[str] = "barq-1"
 
     special_bits: int = 8
     asymmetric: bool = True
@@ -101,10 +103,12 @@ class Best(Method):
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1 or not 0 < self.damping <= 1 or self.special_weight < 0:
-            raise InputError("best needs alpha from 0 to 1, damping above 0 and at most 1, special_weight of 0 or more")
+            raise InputError(
+                f"{self.name} needs alpha from 0 to 1, damping above 0 and at most 1, special_weight of 0 or more"
+            )
         if self.special_bits not in (0, *WEIGHT_BITS):
             raise InputError(
-                f"best setting special_bits must be 0 (as all others) or 2 to 8, got {self.special_bits!r}"
+                f"{self.name} setting special_bits must be 0 (as all others) or 2 to 8, got {self.special_bits!r}"
             )
 
     @property
