@@ -33,8 +33,9 @@ from quantvggt.core.machine import processor
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import reference, registry
+from quantvggt.kernels.contract import Attention, RotateQuantize
 from quantvggt.kernels.cpu import build
-from quantvggt.kernels.cpu.paths import CpuPath
+from quantvggt.kernels.cpu.paths import LinearPath
 from quantvggt.kernels.ops import attention, int_linear, rotate_quantize
 from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.nn.rope import rope_tables
@@ -87,7 +88,7 @@ def rotate_row(k: int, m: int, repeats: int) -> dict[str, object]:
     signs, smooth = random_signs(k, 0), torch.rand(k) + 0.5
     sides: dict[str, Callable[[], object]] = {
         "native": lambda: rotate_quantize(x, signs, smooth, None, 8),
-        "reference": lambda: reference.rotate_quantize(x, signs, smooth, None, 8),
+        "reference": lambda: reference.rotate_quantize(RotateQuantize(x, signs, smooth, None, 8)),
     }
     seconds = medians(sides, repeats)
     say(f"{k:10}" + "".join(f" {1e6 * seconds[side] / m:12.2f}" for side in sides))
@@ -129,7 +130,7 @@ def attention_row(tokens: int, repeats: int) -> dict[str, object]:
     qkv32 = qkv16.float()
     sides: dict[str, Callable[[], object]] = {
         "native": lambda: attention(qkv, HEADS, *norms, 1e-5, *rope),
-        "reference": lambda: reference.attention(qkv, HEADS, *norms, 1e-5, *rope),
+        "reference": lambda: reference.attention(Attention(qkv, HEADS, *norms, 1e-5, *rope)),
         "bfloat16": lambda: F.scaled_dot_product_attention(*qkv16),
         "float32": lambda: F.scaled_dot_product_attention(*qkv32),
     }
@@ -179,7 +180,7 @@ PEAK_OPERATIONS = 2_000_000_000
 @lru_cache
 def vnni_peak() -> Callable[[], None] | None:
     """PEAK_OPERATIONS of int8 on one thread, or None if this CPU can't."""
-    if not CpuPath("avx512vnni").check(CPU)[0]:
+    if not LinearPath("avx512vnni").available(CPU)[0]:
         return None
     source = str(Path(__file__).with_name("peak_vnni.cpp"))
     flags = ["-O2", "-shared", "-fPIC", "-pthread", "-mavx512f", "-mavx512vnni"]

@@ -1,7 +1,15 @@
 """One thread per test run: the models are tiny, and on a busy machine two threads mostly wait for each other."""
 
+import pytest
 import torch
+
+import kernel_paths
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in kernel_paths.summary():
+        terminalreporter.write_line(line)

@@ -124,10 +124,20 @@ def test_import_published(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_json(capsys, "doctor")
-    assert {(row["op"], row["backend"]) for row in result["kernels"]} >= {
+    rows = result["kernels"]
+    assert {(row["op"], row["backend"]) for row in rows} >= {
         ("rotate_quantize", "reference"),
         ("int_linear", "reference"),
+        ("attention", "reference"),
     }
+    assert all(set(row) == {"device", "op", "step", "backend", "chosen", "reason"} for row in rows)
+    steps = {(row["device"], row["op"], row["step"]) for row in rows}
+    chosen = [(row["device"], row["op"], row["step"]) for row in rows if row["chosen"]]
+    assert sorted(chosen) == sorted(steps), "each step has one backend"
+    # Full precision is what no native attention takes.
+    assert {
+        row["backend"] for row in rows if row["op"] == "attention" and row["step"] == "float32" and row["chosen"]
+    } == {"reference"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,23 +1,65 @@
-import ctypes
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+import kernel_paths
+from kernel_paths import CPU, require
 from quantvggt.kernels import registry
+from quantvggt.kernels.contract import Backend
 from quantvggt.kernels.cpu import build
-from quantvggt.kernels.cpu.build import PATHS
-from quantvggt.kernels.cpu.paths import CpuPath
+from quantvggt.kernels.cpu.build import ATTENTION_PATHS, PATHS, X86
+from quantvggt.kernels.cpu.paths import AttentionPath, LinearPath, RotatePath
+
+EMULATED = " on emulated tiles"
+INTEGER_BACKENDS = (*PATHS, *([f"amx{EMULATED}"] if X86 else []))
+ATTENTION_BACKENDS = (*ATTENTION_PATHS, *([f"amxbf16{EMULATED}"] if X86 else []), "reference")
 
 
-@pytest.fixture(params=PATHS)
-def cpu_path(request, monkeypatch):
-    """The name of each path in turn, forced for both ops; skipped where this CPU or compiler lacks it."""
-    usable, reason = CpuPath(request.param).check(torch.device("cpu"))
-    if not usable:
-        pytest.skip(reason)
-    monkeypatch.setattr(registry, "_forced", f"cpu-{request.param}")
-    return request.param
+@pytest.fixture(params=INTEGER_BACKENDS)
+def cpu_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of each path in turn, forced for both integer ops; skipped where this CPU lacks it."""
+    yield from _forced(request, monkeypatch, RotatePath, LinearPath)
+
+
+@pytest.fixture(params=ATTENTION_BACKENDS)
+def attention_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each backend of attention in turn, forced; skipped where this CPU lacks it."""
+    yield from _forced(request, monkeypatch, AttentionPath)
+
+
+@pytest.fixture(params=(*INTEGER_BACKENDS, "reference"))
+def integer_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The paths and the reference."""
+    yield from _forced(request, monkeypatch, RotatePath, LinearPath)
+
+
+def _forced(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    *kinds: type[RotatePath] | type[LinearPath] | type[AttentionPath],
+) -> Iterator[str]:
+    name = request.param
+    added: list[Backend] = []
+    if name.endswith(EMULATED):
+        library = request.getfixturevalue("amx_library")
+        for kind in kinds:
+            backend = kind(name.removesuffix(EMULATED), lambda: (library, ""))
+            backend.name = name
+            can, reason = backend.available(CPU)
+            assert can, reason
+            registry.register(kind.OP, backend)
+            added.append(backend)
+        kernel_paths.emulated.add(name.removesuffix(EMULATED))
+    elif name != "reference":
+        for kind in kinds:
+            require(kind(name))
+        name = f"cpu-{name}"
+    monkeypatch.setattr(registry, "_forced", name)
+    yield name
+    for kind, backend in zip(kinds, added, strict=False):
+        registry.remove(kind.OP, backend)
 
 
 @pytest.fixture(params=[1, 2])
@@ -40,13 +82,12 @@ def same_bits():
 
 
 @pytest.fixture(scope="session")
-def amx_library(tmp_path_factory):
+def amx_library(tmp_path_factory: pytest.TempPathFactory) -> build.Library:
     """The AMX paths, with their tile instructions in plain C++."""
-    if not CpuPath("avx512vnni").check(torch.device("cpu"))[0]:
-        pytest.skip("the rest of the paths needs AVX512")
+    require(LinearPath("avx512vnni"))  # what the rest of the paths needs
     file = tmp_path_factory.mktemp("amx") / "amx.so"
-    bf16 = build.usable("avx512bf16", "attention")[0]
+    bf16 = AttentionPath("avx512bf16").available(CPU)[0]
     sources = [str(build.SOURCES / name) for name in ("amx.cpp", "host.cpp", *(["amxbf16.cpp"] if bf16 else []))]
     flags = [*build.FLAGS, *build.AVX512, *(["-mavx512bf16"] if bf16 else []), *build.LINK_FLAGS, "-DEMULATE_AMX"]
     subprocess.run([*build._compiler(), *flags, *sources, "-o", str(file)], check=True)
-    return ctypes.CDLL(str(file))
+    return build.Library(build.load(file), {} if bf16 else {"amxbf16": "this CPU has no AVX512-BF16"})

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
+import definition
 from quantvggt.core.errors import InputError
-from quantvggt.kernels import ops, reference, registry
-from quantvggt.kernels.cpu import attention as native
-from quantvggt.kernels.cpu import build
-from quantvggt.kernels.cpu.build import ATTENTION_PATHS
+from quantvggt.kernels import ops
 from quantvggt.nn.rope import rope_tables
 
 CPU = torch.device("cpu")
@@ -15,26 +13,6 @@ CPU = torch.device("cpu")
 # (batch, frames, patch rows and columns, heads, channels of a head): one token, ragged blocks of queries (96) and
 # keys (256 or 512), several blocks of keys, every head size.
 SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 9, 11, 1, 64)]
-
-
-@pytest.fixture(params=[*ATTENTION_PATHS, "amxbf16 on emulated tiles", "reference"])
-def backend(request, monkeypatch):
-    """Each backend in turn, forced; skipped where this CPU or compiler lacks it."""
-    name, _, emulated = request.param.partition(" on ")
-    if emulated:
-        library = request.getfixturevalue("amx_library")
-        if not hasattr(library, "amxbf16_attention"):
-            pytest.skip("the rest of the path needs AVX512-BF16")
-        monkeypatch.setattr(build, "library", lambda: (library, ""))
-        monkeypatch.setattr(native, "usable", lambda path, op: (True, ""))
-        name = f"cpu-{name}"
-    elif name != "reference":
-        usable, reason = native.check(name, CPU)
-        if not usable:
-            pytest.skip(reason)
-        name = f"cpu-{name}"
-    monkeypatch.setattr(registry, "_forced", name)
-    return name
 
 
 def _inputs(batch, frames, side, heads, d, seed=0):
@@ -51,8 +29,8 @@ def _loss(y, truth):
 
 def _compare(qkv, heads, norms, rope, eps=1e-5):
     doubles = [None if norm is None else norm.double() for norm in norms]
-    truth = reference.attention(qkv.double(), heads, *doubles, eps, *rope)
-    pytorch = reference.attention(qkv, heads, *norms, eps, *rope)
+    truth = definition.attention(qkv.double(), heads, *doubles, eps, *rope)
+    pytorch = definition.attention(qkv, heads, *norms, eps, *rope)
     y = ops.attention(qkv, heads, *norms, eps, *rope)
     assert y.dtype == torch.bfloat16
     assert y.shape == (*qkv.shape[:2], qkv.shape[-1] // 3)
@@ -60,15 +38,19 @@ def _compare(qkv, heads, norms, rope, eps=1e-5):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_worse_than_pytorch_in_bfloat16(backend, shape):
+def test_no_worse_than_pytorch_in_bfloat16(attention_backend, shape):
     qkv, norms, rope = _inputs(*shape)
     _compare(qkv, shape[3], norms, rope)
     _compare(qkv, shape[3], [None] * 4, rope)
     _compare(qkv, shape[3], norms, (None, None), eps=1e-2)
     _compare(qkv, shape[3], [None] * 4, (None, None))
+    for without in (1, 3):  # LayerNorm may have no bias
+        some = [None if index == without else norm for index, norm in enumerate(norms)]
+        _compare(qkv, shape[3], some, rope)
+    _compare(qkv, shape[3], [norms[0], None, norms[2], None], (None, None))
 
 
-def test_threads_change_nothing(backend, threads):
+def test_threads_change_nothing(attention_backend, threads):
     qkv, norms, rope = _inputs(2, 3, 6, 4, 64)
     before = ops.attention(qkv, 4, *norms, 1e-5, *rope)
     torch.set_num_threads(3 - threads)
@@ -76,7 +58,7 @@ def test_threads_change_nothing(backend, threads):
 
 
 @pytest.mark.parametrize("factor", [1e-3, 30.0, 3000.0])
-def test_flat_and_peaked_scores(backend, factor):
+def test_flat_and_peaked_scores(attention_backend, factor):
     qkv, _, _ = _inputs(1, 2, 12, 2, 64)
     qkv[..., :128] *= factor
     _compare(qkv, 2, [None] * 4, (None, None))
@@ -84,13 +66,13 @@ def test_flat_and_peaked_scores(backend, factor):
 
 @pytest.mark.parametrize("size", [1, 3, 40])
 @pytest.mark.parametrize("place", [0, 600, -1])
-def test_the_maximum_may_come_anywhere(backend, place, size):
+def test_the_maximum_may_come_anywhere(attention_backend, place, size):
     qkv, _, _ = _inputs(1, 9, 11, 1, 64)  # three blocks of 512 keys; the second is whole
     qkv[:, place, 64:128] = size * torch.sign(qkv[:, 7, :64])
     _compare(qkv, 1, [None] * 4, (None, None))
 
 
-def test_equal_keys_average_the_values(backend):
+def test_equal_keys_average_the_values(attention_backend):
     qkv, _, _ = _inputs(1, 2, 12, 1, 64)
     qkv[..., :128] = 1
     y = ops.attention(qkv, 1, *[None] * 4, 1e-5, None, None)
@@ -98,7 +80,7 @@ def test_equal_keys_average_the_values(backend):
     assert (y.double() - mean).abs().max() < 2e-3
 
 
-def test_numbers_that_are_none_spread_to_who_looks_at_them(backend):
+def test_numbers_that_are_none_spread_to_who_looks_at_them(attention_backend):
     qkv, _, _ = _inputs(1, 2, 12, 2, 64)
     qkv[0, 200, 128:192] = float("nan")  # a key of head 0
     y = ops.attention(qkv, 2, *[None] * 4, 1e-5, None, None)
@@ -106,14 +88,14 @@ def test_numbers_that_are_none_spread_to_who_looks_at_them(backend):
     assert y[..., 64:].isfinite().all()
 
 
-def test_other_types_and_head_sizes_run_in_pytorch(backend):
-    for dtype, d in ((torch.float32, 64), (torch.bfloat16, 48)):
-        qkv = torch.randn(2, 9, 3 * 2 * d, generator=torch.Generator().manual_seed(0)).to(dtype)
-        expected = reference.attention(qkv, 2, *[None] * 4, 1e-5, None, None)
+def test_other_types_and_head_sizes_run_in_pytorch(attention_backend):
+    for dtype, d, n in ((torch.float32, 64, 9), (torch.bfloat16, 48, 9), (torch.bfloat16, 64, 0)):
+        qkv = torch.randn(2, n, 3 * 2 * d, generator=torch.Generator().manual_seed(0)).to(dtype)
+        expected = definition.attention(qkv, 2, *[None] * 4, 1e-5, None, None)
         assert torch.equal(ops.attention(qkv, 2, *[None] * 4, 1e-5, None, None), expected)
 
 
-def test_shapes_that_do_not_fit(backend):
+def test_shapes_that_do_not_fit(attention_backend):
     qkv, norms, rope = _inputs(1, 2, 3, 2, 64)
     with pytest.raises(InputError, match="attention with 5 heads"):
         ops.attention(qkv, 5, *[None] * 4, 1e-5, None, None)
@@ -121,12 +103,12 @@ def test_shapes_that_do_not_fit(backend):
         ops.attention(qkv[:, :-1], 2, *norms, 1e-5, *rope)
 
 
-def test_registered_as_torch_expects(backend):
+def test_registered_as_torch_expects(attention_backend):
     qkv, norms, rope = _inputs(1, 2, 3, 2, 64)
-    torch.library.opcheck(ops.attention, (qkv, 2, *norms, 1e-5, *rope))
+    torch.library.opcheck(torch.ops.quantvggt.attention.default, (qkv, 2, *norms, 1e-5, *rope))
 
 
-def test_compiles(backend):
+def test_compiles(attention_backend):
     qkv, norms, rope = _inputs(1, 2, 3, 2, 64)
     compiled = torch.compile(
         lambda x: ops.attention(2 * x, 2, *norms, 1e-5, *rope) + 1, fullgraph=True, backend="eager"

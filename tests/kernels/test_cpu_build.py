@@ -1,5 +1,10 @@
-"""The library is built once, on first use, into the user's cache; without it the reference runs and says why."""
+"""The library is built once, on first use, into the user's cache; without it the reference runs and says why. Every
+path that the compiler has flags for has to compile.
+"""
 
+import ctypes
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,18 +16,29 @@ import pytest
 import torch
 
 from quantvggt.kernels import cpu, ops, registry
-from quantvggt.kernels.cpu import build
-from quantvggt.kernels.cpu.paths import CpuPath
+from quantvggt.kernels.contract import RotateQuantize
+from quantvggt.kernels.cpu import build, structs
+from quantvggt.kernels.cpu.paths import LinearPath, RotatePath
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """The bytes of a library built here."""
-    if not any(shutil.which(name) for name in build.COMPILERS):
+    """The bytes of a library built here, and what is missing in it."""
+    if not any(map(shutil.which, build.COMPILERS)):
         pytest.skip("no C++ compiler")
-    return build._build(build._compiler(), tmp_path_factory.mktemp("built")).read_bytes()
+    file, missing = build._build(build._compiler(), tmp_path_factory.mktemp("built"))
+    return file.read_bytes(), missing
+
+
+@pytest.mark.parametrize("path", build.ALL_PATHS)
+def test_every_path_that_the_compiler_has_flags_for_compiles(built, path, tmp_path):
+    _, missing = built
+    if build.knows_flags(build._compiler(), path, tmp_path):
+        assert path not in missing, missing.get(path)
+    else:
+        assert missing[path] == f"the C++ compiler is too old for {build.INSTRUCTIONS[path]}"
 
 
 @pytest.fixture
@@ -45,18 +61,22 @@ def builds(monkeypatch, built):
 
     def instead(compiler, folder):
         calls.append(compiler)
-        (folder / "kernels.so").write_bytes(built)
-        return folder / "kernels.so"
+        (folder / "kernels.so").write_bytes(built[0])
+        return folder / "kernels.so", built[1]
 
     monkeypatch.setattr(build, "_build", instead)
     return calls
 
 
 def _works():
-    path = CpuPath("portable")
-    assert path.check(CPU)[0]
-    q, scale = path.rotate_quantize(torch.tensor([[127.0, -3.2]]), None, None, None, 8)
+    path = RotatePath("portable")
+    assert path.available(CPU)[0]
+    q, scale = path.run(RotateQuantize(torch.tensor([[127.0, -3.2]]), None, None, None, 8))
     return q.tolist() == [[127, -3]] and scale.item() == 1
+
+
+def _files(cache):
+    return sorted(cache.iterdir(), key=lambda file: file.suffix)
 
 
 def test_built_once_then_taken_from_the_cache(cache, builds):
@@ -64,21 +84,38 @@ def test_built_once_then_taken_from_the_cache(cache, builds):
     build.library.cache_clear()
     assert _works()
     assert len(builds) == 1
-    assert [file.suffix for file in cache.iterdir()] == [".so"]
+    assert [file.suffix for file in _files(cache)] == [".json", ".so"]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:5000] + b"x" + b[5001:]])
-def test_a_damaged_library_is_built_again(cache, builds, damage):
+DAMAGE = [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:50] + b"x" + b[51:], lambda b: b"[1, 2]", None]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("suffix", [".so", ".json"])
+def test_what_is_damaged_or_missing_is_built_again(cache, builds, suffix, damage):
     assert _works()
-    (file,) = cache.iterdir()
-    whole = file.read_bytes()
+    before = {file: file.read_bytes() for file in _files(cache)}
+    (file,) = (file for file in before if file.suffix == suffix)
     # Replaced, not written into: this process has the good file mapped.
     file.unlink()
-    file.write_bytes(damage(whole))
+    if damage:
+        file.write_bytes(damage(before[file]))
     build.library.cache_clear()
     assert _works()
     assert len(builds) == 2
-    assert file.read_bytes() == whole
+    assert {file: file.read_bytes() for file in _files(cache)} == before
+
+
+def test_the_kept_reasons_are_those_of_the_kept_library(cache, builds):
+    assert _works()
+    json_file, library = _files(cache)
+    kept = json.loads(json_file.read_text())
+    assert kept["sha256"] == hashlib.sha256(library.read_bytes()).hexdigest()
+    json_file.write_text(json.dumps({**kept, "missing": {"portable": "avx2.cpp:3: error: kept"}}))
+    build.library.cache_clear()
+    with pytest.warns(UserWarning, match="no native CPU kernels for portable C.*: avx2.cpp:3: error: kept"):
+        assert LinearPath("portable").available(CPU) == (False, "avx2.cpp:3: error: kept")
+    assert len(builds) == 1
 
 
 def test_another_compiler_or_source_is_another_library(cache, monkeypatch, tmp_path):
@@ -110,10 +147,10 @@ def test_without_a_compiler_the_reference_runs_and_says_why_once(cache, monkeypa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         q, _ = ops.rotate_quantize(torch.tensor([[127.0, -3.2]]), None, None, None, 8)
-        rows = {row.backend: row for row in registry.report() if row.op == "int_linear"}
+        rows = [row for row in registry.report() if row.op == "int_linear"]
     assert q.tolist() == [[127, -3]]
-    assert rows["reference"].chosen
-    assert re.search(reason, rows["cpu-portable"].reason)
+    assert {row.backend for row in rows if row.chosen} == {"reference"}
+    assert all(re.search(reason, row.reason) for row in rows if row.backend == "cpu-portable")
     assert not list(cache.glob("*"))
 
 
@@ -124,25 +161,72 @@ def test_a_cache_that_cannot_be_written(cache, builds):
     assert not builds
 
 
-def test_a_compiler_too_old_for_one_path_builds_the_others(cache, monkeypatch, tmp_path):
+def _compiler_that(refuses, folder, monkeypatch):
+    """One that fails, with a message, on the files that the shell pattern `refuses` fits, and is quick on others."""
     if "avxvnni" not in build.PATHS:
         pytest.skip("not an x86 machine")
     if not any(map(shutil.which, build.COMPILERS)):
         pytest.skip("no C++ compiler")
-    old = tmp_path / "old-c++"
-    refuse = 'case "$*" in *avxvnni*.cpp*) echo "error: unknown" >&2; exit 1;; esac'
-    old.write_text(f'#!/bin/sh\n{refuse}\nexec {build._compiler()[0]} "$@" -O0\n')
-    old.chmod(0o755)
-    monkeypatch.setenv("CXX", str(old))
-    assert _works()
-    native, _ = build.library()
-    assert not hasattr(native, "avxvnni_int_linear")
-    if native.avxvnni_supported():
-        assert CpuPath("avxvnni").check(CPU) == (False, "the C++ compiler is too old for AVX-VNNI")
+    script = folder / "some-c++"
+    refuse = f'case "$*" in {refuses}) echo "In some file:" >&2; echo "x.h:7: error: unknown" >&2; exit 1;; esac'
+    script.write_text(f'#!/bin/sh\n{refuse}\nexec {build._compiler()[0]} "$@" -O0\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+
+
+def test_a_compiler_too_old_for_one_path_builds_the_others(cache, monkeypatch, tmp_path):
+    _compiler_that("*-mavxvnni*", tmp_path, monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _works()
+    library, _ = build.library()
+    assert library.missing == {"avxvnni": "the C++ compiler is too old for AVX-VNNI"}
+    if library.native.avxvnni_supported():
+        assert LinearPath("avxvnni").available(CPU) == (False, "the C++ compiler is too old for AVX-VNNI")
+
+
+def test_a_path_whose_source_does_not_compile_says_the_compilers_first_error(cache, monkeypatch, tmp_path):
+    _compiler_that("*avxvnni.cpp*", tmp_path, monkeypatch)
+    for _ in range(2):  # built, then from the cache
+        build.library.cache_clear()
+        with pytest.warns(UserWarning, match="no native CPU kernels for AVX-VNNI: x.h:7: error: unknown"):
+            assert _works()
+        assert LinearPath("avxvnni").available(CPU) == (False, "x.h:7: error: unknown")
+        reasons = {row.reason for row in registry.report() if row.backend == "cpu-avxvnni"}
+        assert reasons == {"x.h:7: error: unknown"}
+
+
+def test_structs_of_another_size_are_refused(cache, builds, monkeypatch):
+    class Smaller(ctypes.Structure):
+        _fields_ = (("x", ctypes.c_void_p),)
+
+    monkeypatch.setitem(build.STRUCTS, "LinearArgs", Smaller)
+    with pytest.warns(UserWarning, match=r"LinearArgs has \d+ bytes in the built library, 8 in Python"):
+        assert registry.select("int_linear", CPU).name == "reference"
+
+
+def test_structs_are_read_from_the_header():
+    header = """
+struct First {
+    const float *a, *b; // two; pointers
+    int64_t c, d;
+    float e;
+};
+enum Kind : int64_t { ONE = 1 };
+struct Second {
+    void *x;            // another
+};
+"""
+    first, second = structs.read_structs(header).values()
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    assert first.__name__ == "First"
+    assert first._fields_ == [("a", pointer), ("b", pointer), ("c", number), ("d", number), ("e", ctypes.c_float)]
+    assert second._fields_ == [("x", pointer)]
+    assert set(structs.STRUCTS) == {"RotateArgs", "LinearArgs", "AttentionArgs"}
 
 
 def test_other_devices_are_left_alone(cache, builds):
-    assert CpuPath("portable").check(torch.device("cuda")) == (False, "CPU only")
+    assert LinearPath("portable").available(torch.device("cuda")) == (False, "CPU only")
     assert not builds
 
 

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+import definition
 from quantvggt.core.errors import InputError
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.kernels import reference, registry
+from quantvggt.kernels import registry
+from quantvggt.kernels.contract import MOST_CHANNELS
 from quantvggt.kernels.ops import int_linear
 from quantvggt.nn.quant_linear import QuantLinear
 
@@ -37,7 +39,7 @@ def _inputs(m, k, n, weight_bits=8, act_bits=8):
 
 
 def _compare(same_bits, *args):
-    same_bits(int_linear(*args), reference.int_linear(*args))
+    same_bits(int_linear(*args), definition.int_linear(*args))
 
 
 @pytest.mark.parametrize("weight_bits", [4, 8])
@@ -64,6 +66,17 @@ def test_extreme_sums_neither_saturate_nor_round(cpu_path, left, right):
     y = int_linear(q, torch.ones(14, 1), weight, torch.ones(33, 1), None, torch.float32)
     total = (k - 1) * left * right + torch.arange(33)
     assert torch.equal(y, total.float().expand(14, 33))
+
+
+@pytest.mark.parametrize(("left", "right"), [(-128, -128), (-128, 127), (127, 127)])
+def test_as_many_channels_as_32_bits_can_sum(cpu_path, left, right):
+    q, weight = (torch.full((2, MOST_CHANNELS), value, dtype=torch.int8) for value in (left, right))
+    scale = torch.ones(2)
+    y = int_linear(q, scale, weight, scale, None, torch.float32)
+    assert (y.double() == float(torch.tensor(left * right * MOST_CHANNELS).float())).all()
+    q, weight = (torch.cat((side, side[:, :1]), 1) for side in (q, weight))
+    with pytest.raises(InputError, match="q is .* with 1 to 131071 channels, not .2, 131072"):
+        int_linear(q, scale, weight, scale, None, torch.float32)
 
 
 def test_blocks_of_a_large_product(cpu_path, threads, same_bits):
@@ -94,19 +107,19 @@ def test_what_it_is_not_made_for_goes_to_the_reference(cpu_path, same_bits):
 def test_sizes_that_do_not_fit_are_refused(cpu_path):
     q, row_scale, weight, weight_scale, bias = _inputs(5, 64, 24)
     for wrong in (weight[:, :63], pack_int4(weight.clamp(-8, 7))[:, :7], weight.float(), weight[0]):
-        with pytest.raises(InputError, match="a weight for 64 channels is int8"):
+        with pytest.raises(InputError, match=r"weight (for 64 channels is int8|is int8 or int32)"):
             int_linear(q, row_scale, wrong, weight_scale, bias, torch.float32)
-    with pytest.raises(ValueError, match="bias has 23 values; 24 are needed"):
+    with pytest.raises(InputError, match="bias has 23 values; 24 are needed"):
         int_linear(q, row_scale, weight, weight_scale, bias[:23], torch.float32)
-    with pytest.raises(ValueError, match="row_scale has 4 values; 5 are needed"):
+    with pytest.raises(InputError, match="row_scale has 4 values; 5 are needed"):
         int_linear(q, row_scale[:4], weight, weight_scale, bias, torch.float32)
 
 
 def test_opcheck(cpu_path):
     for weight_bits in (4, 8):
         *tensors, bias = _inputs(6, 64, 24, weight_bits)
-        torch.library.opcheck(int_linear, (*tensors, bias, torch.bfloat16))
-        torch.library.opcheck(int_linear, (*tensors, None, torch.float32))
+        torch.library.opcheck(torch.ops.quantvggt.int_linear.default, (*tensors, bias, torch.bfloat16))
+        torch.library.opcheck(torch.ops.quantvggt.int_linear.default, (*tensors, None, torch.float32))
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w4a8", "w3a3", "w6a6"])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+import definition
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
-from quantvggt.kernels import reference
 from quantvggt.kernels.ops import rotate_quantize
 
 # d = 2^n below, at and above the width of a vector, and 2^n times 12, 20 and 28.
@@ -26,7 +26,7 @@ def _before(d):
 
 
 def _compare(same_bits, *args, **options):
-    got, expected = rotate_quantize(*args, **options), reference.rotate_quantize(*args, **options)
+    got, expected = rotate_quantize(*args, **options), definition.rotate_quantize(*args, **options)
     for a, b in zip(got, expected, strict=True):
         same_bits(a, b)
 
@@ -121,28 +121,25 @@ def test_zero_tiny_and_huge_rows(cpu_path, same_bits, rotated):
 def test_rows_with_infinities_and_nans_get_the_same_scale(cpu_path):
     x = torch.ones(4, 40)
     x[0, 3], x[1, 3], x[2, 39], x[3, 0] = torch.inf, -torch.inf, torch.nan, -torch.nan
-    got, expected = rotate_quantize(x, None, None, None, 8)[1], reference.rotate_quantize(x, None, None, None, 8)[1]
+    got, expected = rotate_quantize(x, None, None, None, 8)[1], definition.rotate_quantize(x, None, None, None, 8)[1]
     assert torch.equal(got, expected)
 
 
 def test_what_it_is_not_made_for_goes_to_the_reference(cpu_path, same_bits):
     x, signs, smooth, clip = _inputs((4, 64))
     _compare(same_bits, x.double(), signs, smooth, clip, 8)
-    _compare(same_bits, x, signs, smooth.double(), clip, 8)
     _compare(same_bits, x[:0], signs, smooth, clip, 8)
     for transposed in (x.t().contiguous().t(), x.double().t().contiguous().t()):
         _compare(same_bits, transposed, signs, smooth, clip, 4, frame_tokens=2, special_tokens=1)
     shift, presmooth = _before(64)
-    _compare(same_bits, x, signs, smooth, clip, 8, shift.double(), presmooth)
-    _compare(same_bits, x, signs, smooth, clip, 8, shift, presmooth.double())
     _compare(same_bits, x[:0], signs, smooth, clip, 8, shift, presmooth, 3, 2, 4)
     with pytest.raises(InputError, match="no Hadamard rotation for 100 channels"):
         rotate_quantize(torch.ones(2, 100), torch.ones(100, dtype=torch.int8), None, None, 8)
-    with pytest.raises(ValueError, match="smooth has 63 values; 64 are needed"):
+    with pytest.raises(InputError, match="smooth has 63 values; 64 are needed"):
         rotate_quantize(x, signs, smooth[:63], None, 8)
-    with pytest.raises(ValueError, match="shift has 63 values; 64 are needed"):
+    with pytest.raises(InputError, match="shift has 63 values; 64 are needed"):
         rotate_quantize(x, signs, None, None, 8, shift=shift[:63])
-    with pytest.raises(ValueError, match="presmooth has 1 values; 64 are needed"):
+    with pytest.raises(InputError, match="presmooth has 1 values; 64 are needed"):
         rotate_quantize(x, signs, None, None, 8, presmooth=presmooth[:1])
     for frame_tokens in (3, 0, -4):
         with pytest.raises(InputError, match=f"4 tokens are no whole frames of {frame_tokens}"):
@@ -151,6 +148,6 @@ def test_what_it_is_not_made_for_goes_to_the_reference(cpu_path, same_bits):
 
 def test_opcheck(cpu_path):
     x, *options = _inputs((2, 3, 64), torch.bfloat16)
-    torch.library.opcheck(rotate_quantize, (x, *options, 4))
-    torch.library.opcheck(rotate_quantize, (x, *options, 4, *_before(64), 3, 2, 8))
-    torch.library.opcheck(rotate_quantize, (x, None, None, None, 8))
+    torch.library.opcheck(torch.ops.quantvggt.rotate_quantize.default, (x, *options, 4))
+    torch.library.opcheck(torch.ops.quantvggt.rotate_quantize.default, (x, *options, 4, *_before(64), 3, 2, 8))
+    torch.library.opcheck(torch.ops.quantvggt.rotate_quantize.default, (x, None, None, None, 8))

@@ -160,10 +160,12 @@ def test_int_linear_takes_weights_packed_to_4_bits():
 def test_ops_are_registered_correctly(optional):
     x, *rest = _token_inputs(torch.bfloat16)
     rest = rest if optional else [None] * 3
-    torch.library.opcheck(rotate_quantize, (x, *rest, 4))
-    torch.library.opcheck(rotate_quantize, (x, *rest, 4, rest[1], rest[1], 9, 5, 8))
+    torch.library.opcheck(torch.ops.quantvggt.rotate_quantize.default, (x, *rest, 4))
+    torch.library.opcheck(torch.ops.quantvggt.rotate_quantize.default, (x, *rest, 4, rest[1], rest[1], 9, 5, 8))
     *tensors, bias = _linear_inputs()
-    torch.library.opcheck(int_linear, (*tensors, bias if optional else None, torch.bfloat16))
+    torch.library.opcheck(
+        torch.ops.quantvggt.int_linear.default, (*tensors, bias if optional else None, torch.bfloat16)
+    )
 
 
 def test_ops_compile_to_one_graph():

@@ -3,6 +3,9 @@
 import argparse
 import os
 import platform
+from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,11 +22,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    kernels = [
-        {"device": device, "op": row.op, "backend": row.backend, "chosen": row.chosen, "reason": row.reason}
-        for device in devices
-        for row in registry.report(device)
-    ]
+    kernels = [{"device": device, **asdict(row)} for device in devices for row in registry.report(device)]
     result: dict[str, Any] = {
         "quantvggt": __version__,
         "python": platform.python_version(),
@@ -41,7 +40,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     say(f"CPU: {result['cpu']['capability']}, {result['cpu']['threads']} of {result['cpu']['cores']} threads")
     say(f"GPU: {', '.join(result['gpus']) or 'none'}")
     say("kernels (> runs):")
-    for row in kernels:
-        mark = ">" if row["chosen"] else " "
-        say(f" {mark} {row['device']:7} {row['op']:16} {row['backend']:10} {row['reason']}")
+    for (device, op), rows in groupby(kernels, itemgetter("device", "op")):
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for step, backends in groupby(rows, itemgetter("step")):
+            lines = (f" {'>' if row['chosen'] else ' '}   {row['backend']:16} {row['reason']}" for row in backends)
+            alike.setdefault(tuple(lines), []).append(step)
+        for lines_of_steps, steps in alike.items():
+            say(f"   {device}, {op} ({'; '.join(steps)})")
+            for line in lines_of_steps:
+                say(line)
     return result

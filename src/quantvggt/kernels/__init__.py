@@ -1,1 +1,1 @@
-"""The integer arithmetic: two ops (`ops`), their definition (`reference`) and who runs them (`registry`)."""
+"""Integer arithmetic and attention: `contract` (what ops take), `reference` (what they give), `registry` (who runs)."""

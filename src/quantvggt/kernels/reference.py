@@ -1,83 +1,60 @@
 """The ops in plain PyTorch: the definition every other backend must agree with."""
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from quantvggt.core.affine import quantize_rows
-from quantvggt.core.errors import InputError
-from quantvggt.core.packing import packed_width, unpack_int4
+from quantvggt.core.packing import unpack_int4
 from quantvggt.core.rotation import rotate
+from quantvggt.kernels import registry
+from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize, Step
 
 
-def rotate_quantize(
-    x: Tensor,
-    signs: Tensor | None,
-    smooth: Tensor | None,
-    clip: Tensor | None,
-    bits: int,
-    shift: Tensor | None = None,
-    presmooth: Tensor | None = None,
-    frame_tokens: int = 1,
-    special_tokens: int = 0,
-    special_bits: int = 8,
-    asymmetric: bool = False,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    norm_eps: float = 1e-5,
-) -> tuple[Tensor, Tensor]:
-    check_frames(x, frame_tokens)
-    x = x.float().contiguous()
-    if norm_weight is not None:
-        x = layer_norm(x, norm_weight, norm_bias, norm_eps)
-    if shift is not None:
-        x = x - shift
-    if presmooth is not None:
-        x = x / presmooth
-    if signs is not None:
-        x = rotate(x, signs)
-    if smooth is not None:
-        x = x / smooth
-    q, scale = quantize_rows(x, bits, clip, asymmetric)
-    if special_tokens > 0:
+def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
+    x = step.x.float()
+    if step.norm_weight is not None:
+        x = layer_norm(x, step.norm_weight, step.norm_bias, step.norm_eps)
+    if step.shift is not None:
+        x = x - step.shift
+    if step.presmooth is not None:
+        x = x / step.presmooth
+    if step.signs is not None:
+        x = rotate(x, step.signs)
+    if step.smooth is not None:
+        x = x / step.smooth
+    q, scale = quantize_rows(x, step.bits, step.clip, step.asymmetric)
+    if step.special_tokens > 0 and x.numel():
         rows, q_rows, scale_rows = (
-            value.view(-1, frame_tokens, value.shape[-1])[:, :special_tokens] for value in (x, q, scale)
+            value.view(-1, step.frame_tokens, value.shape[-1])[:, : step.special_tokens] for value in (x, q, scale)
         )
-        q_rows[:], scale_rows[:] = quantize_rows(rows, special_bits, clip, asymmetric)
+        q_rows[:], scale_rows[:] = quantize_rows(rows, step.special_bits, step.clip, step.asymmetric)
     return q, scale
 
 
-def int_linear(
-    q: Tensor,
-    row_scale: Tensor,
-    weight: Tensor,
-    weight_scale: Tensor,
-    bias: Tensor | None,
-    out_dtype: torch.dtype,
-    gelu: bool = False,
-    gain: Tensor | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
-    k = q.shape[-1]
-    check_weight(weight, k)
-    shape = (*q.shape[:-1], len(weight))
-    check_residual(residual, shape)
+def int_linear(step: IntLinear) -> Tensor:
+    k, n = step.q.shape[-1], len(step.weight)
+    if not (step.q.numel() and n):
+        return step.empty()
+    weight = step.weight
     if weight.dtype == torch.int32:
-        weight = unpack_int4(weight, k)
-    rows = q.reshape(-1, k)
-    y = _integer_product(rows, weight).float()
-    y.mul_(row_scale.reshape(-1, 1)).mul_(weight_scale.view(-1))
-    if bias is not None:
-        y.add_(bias)
-    if gelu:
+        # Copied, because a dimension of size one may have any stride, which torch won't view as bytes.
+        weight = unpack_int4(weight.clone(memory_format=torch.contiguous_format), k)
+    y = _integer_product(step.q.view(-1, k), weight).float()
+    y.mul_(step.row_scale[:, None]).mul_(step.weight_scale)
+    if step.bias is not None:
+        y.add_(step.bias)
+    if step.gelu:
         y = F.gelu(y)
-    if gain is not None:
-        y.mul_(gain.float())
-    if residual is not None:
-        y.add_(residual.reshape(y.shape).float())
-    return y.to(out_dtype).view(shape)
+    if step.gain is not None:
+        y.mul_(step.gain)
+    if step.residual is not None:
+        y.add_(step.residual.view(y.shape).float())
+    return y.to(step.out_dtype).view(*step.q.shape[:-1], n)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -108,24 +85,14 @@ def _row_sums(x: Tensor) -> Tensor:
     return sums
 
 
-def attention(
-    qkv: Tensor,
-    num_heads: int,
-    q_weight: Tensor | None,
-    q_bias: Tensor | None,
-    k_weight: Tensor | None,
-    k_bias: Tensor | None,
-    eps: float,
-    cosine: Tensor | None,
-    sine: Tensor | None,
-) -> Tensor:
-    check_attention(qkv, num_heads, cosine)
-    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    if q_weight is not None and k_weight is not None:
-        q = F.layer_norm(q.to(q_weight.dtype), q.shape[-1:], q_weight, q_bias, eps)
-        k = F.layer_norm(k.to(k_weight.dtype), k.shape[-1:], k_weight, k_bias, eps)
-    if cosine is not None and sine is not None:
-        q, k = _rotary(q, cosine, sine), _rotary(k, cosine, sine)
+def attention(step: Attention) -> Tensor:
+    """The one op with a gradient."""
+    q, k, v = step.qkv.unflatten(-1, (3, step.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    if step.q_weight is not None and step.k_weight is not None:
+        q = F.layer_norm(q.to(step.q_weight.dtype), q.shape[-1:], step.q_weight, step.q_bias, step.eps)
+        k = F.layer_norm(k.to(step.k_weight.dtype), k.shape[-1:], step.k_weight, step.k_bias, step.eps)
+    if step.cosine is not None and step.sine is not None:
+        q, k = _rotary(q, step.cosine, step.sine), _rotary(k, step.cosine, step.sine)
     y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
     return y.transpose(1, 2).flatten(2)
 
@@ -136,37 +103,6 @@ def _rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     a, b = frames.unflatten(-1, (2, 2, -1)).unbind(-2)
     turned = torch.stack((-b, a), dim=-2).flatten(-3)
     return (frames * cosine + turned * sine).flatten(2, 3)
-
-
-def check_attention(qkv: Tensor, num_heads: int, cosine: Tensor | None) -> None:
-    """Raises InputError unless `qkv` is [B, N, 3 h d] of whole frames."""
-    if qkv.ndim != 3 or qkv.shape[-1] % (3 * num_heads):
-        raise InputError(f"attention with {num_heads} heads takes [B, N, 3 h d], got {list(qkv.shape)}")
-    if cosine is not None and (qkv.shape[1] % len(cosine) or cosine.shape[-1] * 3 * num_heads != qkv.shape[-1]):
-        raise InputError(f"rotary tables {list(cosine.shape)} don't fit {list(qkv.shape)} and {num_heads} heads")
-
-
-def check_frames(x: Tensor, frame_tokens: int) -> None:
-    """Raises InputError unless the rows of `x` [.., K] are whole frames of `frame_tokens`."""
-    rows = x.shape[:-1].numel()
-    if frame_tokens < 1 or rows % frame_tokens:
-        raise InputError(f"{rows} tokens are no whole frames of {frame_tokens}")
-
-
-def check_residual(residual: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Raises InputError unless there is no `residual` or it has the output's `shape`."""
-    if residual is not None and residual.shape != shape:
-        raise InputError(f"a residual for an output of {list(shape)} has that shape, not {list(residual.shape)}")
-
-
-def check_weight(weight: Tensor, k: int) -> None:
-    """Raises InputError unless `weight` is int8 [N, k] or packed 4-bit int32 [N, ceil(k / 8)]."""
-    width = k if weight.dtype == torch.int8 else packed_width(k) if weight.dtype == torch.int32 else None
-    if weight.ndim != 2 or weight.shape[1] != width:
-        raise InputError(
-            f"a weight for {k} channels is int8 [N, {k}] or packed int32 [N, {packed_width(k)}], "
-            f"not {weight.dtype} {list(weight.shape)}"
-        )
 
 
 def _integer_product(q: Tensor, weight: Tensor) -> Tensor:
@@ -188,3 +124,22 @@ def _int8_product_is_exact() -> bool:
     except RuntimeError:
         return False
     return torch.equal(product, (extreme.double() @ extreme.double().t()).int())
+
+
+class Reference(Backend):
+    name = "reference"
+
+    def __init__(self, op: Callable[..., Any]) -> None:
+        self._op = op
+
+    def available(self, device: torch.device) -> tuple[bool, str]:
+        return True, "plain PyTorch, runs on every device"
+
+    def run(self, step: Step) -> Any:
+        return self._op(step)
+
+
+def register() -> None:
+    """Before anything else: the registry's last one takes every step."""
+    for step, op in ((RotateQuantize, rotate_quantize), (IntLinear, int_linear), (Attention, attention)):
+        registry.register(step.OP, Reference(op))

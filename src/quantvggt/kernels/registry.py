@@ -1,28 +1,24 @@
-"""Which backend runs which op on which device, and why.
+"""Which backend runs which step on which device, and why.
 
-Backends of an op are kept best first; the first usable one is taken. `force` or the environment variable
-QUANTVGGT_KERNELS names one backend instead; an op that has none of that name runs its reference.
+Backends of an op are kept best first. A step goes to the first one that is available on its device and accepts it; the
+last, the reference, takes every step. `force` or the environment variable QUANTVGGT_KERNELS names one backend instead:
+it runs the steps it accepts, and the reference all others, those of ops that have no backend of that name included. A
+named one that can't run on the device is an error.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantvggt.core.errors import InputError
+from quantvggt.kernels.contract import Backend, IntLinear, Step, examples
 
 ENVIRONMENT = "QUANTVGGT_KERNELS"
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One implementation of an op; `check(device)` says whether it can run there and why (or why not)."""
-
-    name: str
-    run: Callable[..., Any]
-    check: Callable[[torch.device], tuple[bool, str]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,7 @@ class Row:
     """One line of `report`."""
 
     op: str
+    step: str
     backend: str
     chosen: bool
     reason: str
@@ -37,6 +34,8 @@ class Row:
 
 _backends: dict[str, list[Backend]] = {}
 _forced: str | None = None
+# weight -> backend -> the weight's version and what the backend made of it. Weights are held weakly.
+_prepared = WeakTensorKeyDictionary()
 
 
 def register(op: str, backend: Backend) -> None:
@@ -44,8 +43,13 @@ def register(op: str, backend: Backend) -> None:
     _backends.setdefault(op, []).insert(0, backend)
 
 
+def remove(op: str, backend: Backend) -> None:
+    """Take back what `register` added."""
+    _backends[op].remove(backend)
+
+
 def force(name: str | None) -> None:
-    """Use the backend `name` from now on, and the reference of ops that lack it; None goes back to choosing.
+    """Use the backend `name` from now on, and the reference for what it doesn't take; None goes back to choosing.
 
     Raises InputError if no op has a backend of that name.
     """
@@ -56,29 +60,73 @@ def force(name: str | None) -> None:
 
 
 def select(op: str, device: torch.device) -> Backend:
-    """The backend that runs `op` on `device`. Raises InputError if a forced one is unknown or can't run."""
-    name = _forced_name()
-    if name is not None and all(backend.name != name for backend in _backends[op]):
-        return _backends[op][-1]
-    for backend in _backends[op]:
-        if name not in (None, backend.name):
-            continue
-        usable, reason = backend.check(device)
-        if usable:
-            return backend
-        if name is not None:
-            raise InputError(f"kernels {name!r} can't run {op} on {device}: {reason}; unset {ENVIRONMENT}")
-    raise InputError(f"no kernel runs {op} on {device}")
+    """The best backend for `op` that is available on `device`, whatever steps it accepts.
+
+    Raises InputError if a forced one is unknown or can't run there.
+    """
+    return next(_candidates(op, device))
+
+
+def choose(step: Step) -> Backend:
+    """The backend that runs `step`. Raises InputError as `select` does."""
+    return next(backend for backend in _candidates(step.OP, step.device) if backend.accepts(step) is None)
+
+
+def run(step: Step) -> Any:
+    """The op's result."""
+    backend = choose(step)
+    if isinstance(step, IntLinear) and type(backend).prepare is not Backend.prepare:
+        step = step.with_weight(_prepare(backend, step.weight))
+    return backend.run(step)
 
 
 def report(device: torch.device | str = "cpu") -> list[Row]:
-    """Every op and backend: is it chosen on `device`, and the reason it gives for being usable or not."""
-    device = torch.device(device)
-    return [
-        Row(op, backend.name, backend is select(op, device), backend.check(device)[1])
-        for op, backends in _backends.items()
-        for backend in backends
-    ]
+    """Every op, a few steps of it and every backend: is it chosen on `device`, and why is it (not) usable?"""
+    device, rows = torch.device(device), []
+    for op, steps in examples(device).items():
+        for name, step in steps.items():
+            chosen = choose(step)
+            rows += [
+                Row(op, name, backend.name, backend is chosen, _reason(backend, step)) for backend in _backends[op]
+            ]
+    return rows
+
+
+def _reason(backend: Backend, step: Step) -> str:
+    available, reason = backend.available(step.device)
+    refusal = backend.accepts(step) if available else None
+    name = _forced_name()
+    if name is not None and refusal is None:
+        if backend.name == "reference" != name:
+            reason += f"; for what {name} does not take"
+        elif backend.name != name:
+            reason += f"; not {name}, which is forced"
+    return refusal or reason
+
+
+def _candidates(op: str, device: torch.device) -> Iterator[Backend]:
+    name = _forced_name()
+    for backend in _backends[op]:
+        if name is None or backend.name == name:
+            available, reason = backend.available(device)
+            if available:
+                yield backend
+            elif name is not None:
+                raise InputError(f"kernels {name!r} can't run {op} on {device}: {reason}; unset {ENVIRONMENT}")
+    yield _backends[op][-1]
+
+
+def _prepare(backend: Backend, weight: Tensor) -> Any:
+    """What `backend` made of this weight, made again only after the weight was written into."""
+    if weight.is_inference():
+        return backend.prepare(weight)  # nobody counts what is written into these
+    made = _prepared.setdefault(weight, {})
+    version, prepared = made.get(backend, (-1, None))
+    if version != weight._version:
+        version, prepared = weight._version, backend.prepare(weight)
+        if prepared is not weight:  # which would keep itself alive
+            made[backend] = version, prepared
+    return prepared
 
 
 def _forced_name() -> str | None:

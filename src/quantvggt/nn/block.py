@@ -6,7 +6,7 @@ Symbols: B batch, N tokens, C channels, h heads, d = C / h.
 import torch
 from torch import Tensor, nn
 
-from quantvggt.kernels import ops, reference
+from quantvggt.kernels import contract, ops, reference
 from quantvggt.nn.fused import LayerScale, linear_steps
 from quantvggt.nn.rope import RopeTables
 
@@ -82,8 +82,8 @@ class Attention(nn.Module):
         cosine, sine = rope or (None, None)
         # The kernel has no gradient, and bfloat16 products: the reference is for training and for full precision.
         fast = qkv.dtype == torch.bfloat16 and not torch.is_grad_enabled()
-        attend = ops.attention if fast else reference.attention
-        y = attend(qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine)
+        step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine
+        y = ops.attention(*step) if fast else reference.attention(contract.Attention(*step))
         return linear_steps(self.proj, y, gain=gain, residual=residual)
 
 

@@ -2,11 +2,13 @@
 
 The library holds every path this machine's architecture knows, each compiled for its own instructions. It has
 a plain C interface and no PyTorch headers, so it compiles in seconds and fits any torch version. It is kept in
-the user's cache under a hash of sources, compiler and flags; nothing is built before the first use.
+the user's cache under a hash of sources, compiler and flags, beside a JSON file that says what the library's hash is
+and which paths are not in it, and why; nothing is built before the first use.
 """
 
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import shlex
@@ -14,13 +16,13 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
+from quantvggt.kernels.cpu.structs import STRUCTS
 
 SOURCES = Path(__file__).parent / "native"
 COMPILERS = ("c++", "g++", "clang++")
@@ -51,44 +53,49 @@ INSTRUCTIONS = {
     "portable": "portable C++",
 }
 ATTENTION_PATHS = tuple(ATTENTION_FLAGS) if X86 else ()  # best first
-_DIGEST_BYTES = hashlib.sha256().digest_size
+ALL_PATHS = (*PATHS, *ATTENTION_PATHS)
 
 
 class BuildError(Exception):
     """Why there is no library, in one line."""
 
 
+@dataclass(frozen=True)
+class Library:
+    """The loaded library, and path -> reason for those that are not in it."""
+
+    native: ctypes.CDLL
+    missing: dict[str, str]
+
+    def usable(self, path: str) -> tuple[bool, str]:
+        """Can this CPU run `path`, and why (not)?"""
+        missing = self.missing.get(path)
+        if missing is not None and missing != _too_old(path):
+            return False, missing
+        supported = getattr(self.native, f"{path}_supported")()
+        if supported < 0:
+            return False, f"the system does not let this process use {INSTRUCTIONS[path]}"
+        if not supported:
+            return False, f"this CPU has no {INSTRUCTIONS[path]}"
+        return (False, missing) if missing else (True, f"native, {INSTRUCTIONS[path]}")
+
+
+Loaded = tuple[Library | None, str]
+"""The library, or None and the reason."""
+
+
 @lru_cache
-def library() -> tuple[ctypes.CDLL | None, str]:
-    """The loaded library, or None and the reason, which is also warned about once."""
+def library() -> Loaded:
+    """Built if need be. What is not there for a reason that shouldn't be is also warned about, once."""
     try:
-        return _load_or_build(), ""
+        found = _load_or_build()
     except BuildError as error:
         warnings.warn(f"no native CPU kernels: {error}; the slower PyTorch reference runs instead", stacklevel=2)
         return None, str(error)
-
-
-def usable(path: str, op: str) -> tuple[bool, str]:
-    """Can this CPU run `op` on `path`, and why (not)? The first call builds the library."""
-    native, reason = library()
-    if native is None:
-        return False, reason
-    supported = getattr(native, f"{path}_supported")()
-    if supported < 0:
-        return False, f"the system does not let this process use {INSTRUCTIONS[path]}"
-    if not supported:
-        return False, f"this CPU has no {INSTRUCTIONS[path]}"
-    if not hasattr(native, f"{path}_{op}"):
-        return False, f"the C++ compiler is too old for {INSTRUCTIONS[path]}"
-    return True, f"native, {INSTRUCTIONS[path]}"
-
-
-def function(path: str, op: str) -> Callable[[Any], None]:
-    """The native function of a usable path; it takes a reference to the op's arguments (native/args.h)."""
-    native, _ = library()
-    found: Any = getattr(native, f"{path}_{op}")
-    found.restype = None
-    return found
+    for path, reason in found.missing.items():
+        if reason != _too_old(path):
+            warnings.warn(f"no native CPU kernels for {INSTRUCTIONS[path]}: {reason}", stacklevel=2)
+    return found, ""
 
 
 def cache_folder() -> Path:
@@ -97,24 +104,38 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "quantvggt"
 
 
-def _load_or_build() -> ctypes.CDLL:
+def _load_or_build() -> Library:
     if platform.system() == "Windows":
         raise BuildError("they are built on Linux and macOS only")
     compiler = _compiler()
     path = cache_folder() / f"kernels-{_key(compiler)}.so"
-    if not _intact(path):
+    missing = _kept(path)
+    if missing is None:
         try:
             # Opened first, so that nothing is built in vain where nothing can be kept.
             with atomic_file(path) as target, tempfile.TemporaryDirectory() as folder:
-                built = _build(compiler, Path(folder)).read_bytes()
-                target.write_bytes(built + hashlib.sha256(built).digest())
+                file, missing = _build(compiler, Path(folder))
+                built = file.read_bytes()
+                target.write_bytes(built)
+            with atomic_file(path.with_suffix(".json")) as target:
+                target.write_text(json.dumps({"sha256": hashlib.sha256(built).hexdigest(), "missing": missing}))
         except (InputError, OSError) as error:
             reason = getattr(error.__cause__ or error, "strerror", None)
             raise BuildError(f"cannot write {path.parent} ({reason}); XDG_CACHE_HOME can name another place") from error
+    return Library(load(path), missing)
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Raises BuildError if the library doesn't load or has other structs than we."""
     try:
-        return ctypes.CDLL(str(path))
+        native = ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(f"cannot load the built library: {error}") from error
+    for name, struct in STRUCTS.items():
+        size = getattr(native, f"{name}_size")()
+        if size != ctypes.sizeof(struct):
+            raise BuildError(f"{name} has {size} bytes in the built library, {ctypes.sizeof(struct)} in Python")
+    return native
 
 
 def _compiler() -> list[str]:
@@ -137,32 +158,47 @@ def _key(compiler: list[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _intact(path: Path) -> bool:
-    """Does the file end in the hash of what comes before? Loading half a library could crash the process."""
+def _kept(path: Path) -> dict[str, str] | None:
+    """The missing paths of the library at `path`; None unless it is the one that was written with them, and whole:
+    loading half a library could crash the process."""
     try:
-        content = path.read_bytes()
-    except OSError:
-        return False
-    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
+        beside = json.loads(path.with_suffix(".json").read_text())
+        intact = beside["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        return {str(name): str(reason) for name, reason in beside["missing"].items()} if intact else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
-def _build(compiler: list[str], folder: Path) -> Path:
-    """Compile and link in `folder`. A path the compiler is too old for is left out."""
-    jobs = {}
-    for name in ("host", *PATHS, *ATTENTION_PATHS):
-        extra = (PATH_FLAGS | ATTENTION_FLAGS).get(name, [])
-        command = [*compiler, *FLAGS, *extra, "-c", str(SOURCES / f"{name}.cpp")]
-        jobs[name] = _start([*command, "-o", str(folder / f"{name}.o")])
-    errors = {name: job.communicate()[1] for name, job in jobs.items()}
-    for name in ("host", "portable"):
-        if jobs[name].returncode:
+def _build(compiler: list[str], folder: Path) -> tuple[Path, dict[str, str]]:
+    """Compile and link in `folder`: the library, and why paths are not in it."""
+    jobs = {name: _compile(compiler, SOURCES / f"{name}.cpp", name, folder) for name in ("host", *ALL_PATHS)}
+    messages = {name: job.communicate()[1] for name, job in jobs.items()}
+    errors = {name: messages[name] for name, job in jobs.items() if job.returncode}
+    for name in errors:
+        if name in ("host", "portable"):
             raise BuildError(f"{compiler[0]} cannot compile {name}.cpp: {_first_error(errors[name])}")
-    objects = [str(folder / f"{name}.o") for name, job in jobs.items() if not job.returncode]
+    missing = {name: _too_old(name) for name in errors if not knows_flags(compiler, name, folder)}
+    missing |= {name: _first_error(error) for name, error in errors.items() if name not in missing}
+    objects = [str(folder / f"{name}.o") for name in jobs if name not in errors]
     link = _start([*compiler, *LINK_FLAGS, *objects, "-o", str(folder / "kernels.so")])
     error = link.communicate()[1]
     if link.returncode:
         raise BuildError(f"{compiler[0]} cannot link: {_first_error(error)}")
-    return folder / "kernels.so"
+    return folder / "kernels.so", missing
+
+
+def knows_flags(compiler: list[str], path: str, folder: Path) -> bool:
+    """Does the compiler know the instructions of `path`? Asked with an empty file, made in `folder`."""
+    empty = folder / "empty.cpp"
+    empty.touch()
+    job = _compile(compiler, empty, path, folder)
+    job.communicate()
+    return job.returncode == 0
+
+
+def _compile(compiler: list[str], source: Path, path: str, folder: Path) -> "subprocess.Popen[str]":
+    extra = (PATH_FLAGS | ATTENTION_FLAGS).get(path, [])
+    return _start([*compiler, *FLAGS, *extra, "-c", str(source), "-o", str(folder / f"{path}.o")])
 
 
 def _start(command: list[str]) -> "subprocess.Popen[str]":
@@ -170,6 +206,10 @@ def _start(command: list[str]) -> "subprocess.Popen[str]":
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     except OSError as error:
         raise BuildError(f"cannot run {command[0]}: {error.strerror}") from error
+
+
+def _too_old(path: str) -> str:
+    return f"the C++ compiler is too old for {INSTRUCTIONS[path]}"
 
 
 def _first_error(text: str) -> str:

@@ -1,167 +1,176 @@
-"""The integer ops on one path of the native library: check the tensors, hand over their addresses."""
+"""The ops on the paths of the native library: which steps it takes, and how it gets their tensors' addresses."""
 
 import ctypes
+import math
+from collections.abc import Callable
 from functools import cached_property, lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from quantvggt.core.rotation import inner_order, paley
-from quantvggt.kernels import reference
-from quantvggt.kernels.cpu import proof
-from quantvggt.kernels.cpu.build import function, usable
+from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize
+from quantvggt.kernels.cpu import build, proof
+from quantvggt.kernels.cpu.structs import STRUCTS
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # `Type` in native/args.h
-# Fields of `RotateArgs` in native/args.h.
-_ROTATE_POINTERS = (
-    "x",
-    "norm_weight",
-    "norm_bias",
-    "shift",
-    "presmooth",
-    "signs",
-    "hadamard",
-    "smooth",
-    "clip",
-    "q",
-    "scale",
-)
-_ROTATE_NUMBERS = ("x_type", "rows", "d", "m", "bits", "frame_tokens", "special_tokens", "special_bits", "asymmetric")
-# Fields of `LinearArgs`.
-_LINEAR_POINTERS = ("q", "row_scale", "weight", "weight_scale", "bias", "gain", "residual", "out")
-_LINEAR_NUMBERS = ("out_type", "residual_type", "packed", "gelu", "m", "n", "k", "threads")
+HEAD_SIZES = (32, 64, 128)
 
 
-class _RotateArgs(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in _ROTATE_POINTERS),
-        *((name, ctypes.c_int64) for name in (*_ROTATE_NUMBERS, "threads")),
-        ("factor", ctypes.c_float),
-        ("norm_eps", ctypes.c_float),
-    )
+class CpuPath(Backend):
+    """One op on the path `path`, one of `build.PATHS` or `build.ATTENTION_PATHS`, of the library that `load` gives."""
 
+    OP: ClassVar[str]
+    STRUCT: ClassVar[str]
 
-class _LinearArgs(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in _LINEAR_POINTERS),
-        *((name, ctypes.c_int64) for name in _LINEAR_NUMBERS),
-    )
+    def __init__(self, path: str, load: Callable[[], build.Loaded] = build.library) -> None:
+        self.name, self.path, self._load = f"cpu-{path}", path, load
 
+    def available(self, device: torch.device) -> tuple[bool, str]:
+        """The first call for a CPU builds the library."""
+        return self._usable if device.type == "cpu" else (False, "CPU only")
 
-class CpuPath:
-    """Both ops on the path `name`, one of `build.PATHS`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def check(self, device: torch.device) -> tuple[bool, str]:
-        """Can this path run on `device`, and why (not)? The first call for a CPU builds the library."""
-        if device.type != "cpu":
-            return False, "CPU only"
-        can, reason = usable(self.name, "int_linear")
-        if can and self.name in proof.UNPROVEN and not self._proven:
+    @cached_property
+    def _usable(self) -> tuple[bool, str]:
+        library, reason = self._load()
+        can, reason = library.usable(self.path) if library else (False, reason)
+        if can and self.path in proof.UNPROVEN and not self._agrees():
             return False, proof.REASON
         return can, reason
 
     @cached_property
-    def _proven(self) -> bool:
-        return proof.products_agree(self.int_linear)
+    def _function(self) -> Callable[[Any], int]:
+        library, _ = self._load()
+        assert library is not None
+        found: Callable[[Any], int] = getattr(library.native, f"{self.path}_{self.OP}")
+        return found
 
-    def rotate_quantize(
-        self,
-        x: Tensor,
-        signs: Tensor | None,
-        smooth: Tensor | None,
-        clip: Tensor | None,
-        bits: int,
-        shift: Tensor | None = None,
-        presmooth: Tensor | None = None,
-        frame_tokens: int = 1,
-        special_tokens: int = 0,
-        special_bits: int = 8,
-        asymmetric: bool = False,
-        norm_weight: Tensor | None = None,
-        norm_bias: Tensor | None = None,
-        norm_eps: float = 1e-5,
-    ) -> tuple[Tensor, Tensor]:
+    def _agrees(self) -> bool:
+        """With the reference, where instructions that most CPUs lack are used."""
+        return True
+
+    def _call(self, **fields: Any) -> None:
+        """Raises MemoryError if there is none left."""
+        args = STRUCTS[self.STRUCT](threads=torch.get_num_threads(), **fields)
+        if self._function(ctypes.byref(args)):
+            raise MemoryError(f"{self.OP}: no memory for the scratch of its threads")
+
+
+class RotatePath(CpuPath):
+    OP, STRUCT = RotateQuantize.OP, "RotateArgs"
+
+    def accepts(self, step: RotateQuantize) -> str | None:
+        return None if step.x.numel() else "there are no rows"
+
+    def run(self, step: RotateQuantize) -> tuple[Tensor, Tensor]:
+        x = step.x
         d = x.shape[-1]
-        m = 1 if signs is None else inner_order(d)
-        wide = any(v is not None and v.dtype != torch.float32 for v in (shift, presmooth, smooth))
-        if not x.numel() or x.dtype not in TYPES or wide:
-            special = frame_tokens, special_tokens, special_bits
-            norm = norm_weight, norm_bias, norm_eps
-            return reference.rotate_quantize(
-                x, signs, smooth, clip, bits, shift, presmooth, *special, asymmetric, *norm
-            )
-        reference.check_frames(x, frame_tokens)
-        x = x.contiguous()
-        q = torch.empty(x.shape, dtype=torch.int8)
-        scale = torch.empty((*x.shape[:-1], 1))
-        inputs = (
-            vector(norm_weight, torch.float32, d, "norm_weight"),
-            vector(norm_bias, torch.float32, d, "norm_bias"),
-            vector(shift, torch.float32, d, "shift"),
-            vector(presmooth, torch.float32, d, "presmooth"),
-            vector(signs, torch.int8, d, "signs"),
-            _hadamard(m) if m > 1 else None,
-            vector(smooth, torch.float32, d, "smooth"),
-            vector(clip, torch.float32, 2, "clip"),
+        m = 1 if step.signs is None else inner_order(d)
+        q, scale = step.empty()
+        self._call(
+            x=_address(x),
+            norm_weight=_address(step.norm_weight),
+            norm_bias=_address(step.norm_bias),
+            shift=_address(step.shift),
+            presmooth=_address(step.presmooth),
+            signs=_address(step.signs),
+            hadamard=_address(_hadamard(m) if m > 1 else None),
+            smooth=_address(step.smooth),
+            clip=_address(step.clip),
+            q=_address(q),
+            scale=_address(scale),
+            x_type=TYPES[x.dtype],
+            rows=x.numel() // d,
+            d=d,
+            m=m,
+            bits=step.bits,
+            frame_tokens=step.frame_tokens,
+            special_tokens=step.special_tokens,
+            special_bits=step.special_bits,
+            asymmetric=step.asymmetric,
+            factor=d**-0.5,
+            norm_eps=step.norm_eps,
         )
-        pointers = (x, *inputs, q, scale)
-        widths = (bits, frame_tokens, special_tokens, special_bits, asymmetric)
-        numbers = (TYPES[x.dtype], x.numel() // d, d, m, *widths, torch.get_num_threads(), d**-0.5, norm_eps)
-        function(self.name, "rotate_quantize")(ctypes.byref(_RotateArgs(*map(address, pointers), *numbers)))
         return q, scale
 
-    def int_linear(
-        self,
-        q: Tensor,
-        row_scale: Tensor,
-        weight: Tensor,
-        weight_scale: Tensor,
-        bias: Tensor | None,
-        out_dtype: torch.dtype,
-        gelu: bool = False,
-        gain: Tensor | None = None,
-        residual: Tensor | None = None,
-    ) -> Tensor:
-        wide = any(v is not None and v.dtype not in TYPES for v in (bias, gain, residual))
-        if not q.numel() or not len(weight) or out_dtype not in TYPES or wide:
-            return reference.int_linear(q, row_scale, weight, weight_scale, bias, out_dtype, gelu, gain, residual)
-        n, k = len(weight), q.shape[-1]
-        reference.check_weight(weight, k)
-        q = q.contiguous()
-        rows = q.numel() // k
-        shape = (*q.shape[:-1], n)
-        reference.check_residual(residual, shape)
-        y = torch.empty(shape, dtype=out_dtype)
-        pointers = (
-            q,
-            vector(row_scale, torch.float32, rows, "row_scale"),
-            weight.contiguous(),
-            vector(weight_scale, torch.float32, n, "weight_scale"),
-            vector(bias, torch.float32, n, "bias"),
-            vector(gain, torch.float32, n, "gain"),
-            None if residual is None else residual.contiguous(),
-            y,
+
+class LinearPath(CpuPath):
+    OP, STRUCT = IntLinear.OP, "LinearArgs"
+
+    def accepts(self, step: IntLinear) -> str | None:
+        if step.out_dtype not in TYPES:
+            return "its output is never float64"
+        return None if step.q.numel() and len(step.weight) else "there are no rows or no columns"
+
+    def _agrees(self) -> bool:
+        return proof.products_agree(self.run)
+
+    def run(self, step: IntLinear) -> Tensor:
+        y = step.empty()
+        k = step.q.shape[-1]
+        self._call(
+            q=_address(step.q),
+            row_scale=_address(step.row_scale),
+            weight=_address(step.weight),
+            weight_scale=_address(step.weight_scale),
+            bias=_address(step.bias),
+            gain=_address(step.gain),
+            residual=_address(step.residual),
+            out=_address(y),
+            out_type=TYPES[step.out_dtype],
+            residual_type=0 if step.residual is None else TYPES[step.residual.dtype],
+            packed=step.weight.dtype is torch.int32,
+            gelu=step.gelu,
+            m=step.q.numel() // k,
+            n=len(step.weight),
+            k=k,
         )
-        types = TYPES[out_dtype], 0 if residual is None else TYPES[residual.dtype]
-        numbers = (*types, weight.dtype == torch.int32, gelu, rows, n, k, torch.get_num_threads())
-        function(self.name, "int_linear")(ctypes.byref(_LinearArgs(*map(address, pointers), *numbers)))
         return y
 
 
-def vector(values: Tensor | None, dtype: torch.dtype, count: int, name: str) -> Tensor | None:
-    """`values` as `count` contiguous numbers: the native code trusts the sizes it is told."""
-    if values is None:
-        return None
-    if values.numel() != count:
-        raise ValueError(f"{name} has {values.numel()} values; {count} are needed")
-    # Most are as they should be, and on small layers every call counts.
-    return values if values.dtype == dtype and values.is_contiguous() else values.to(dtype).contiguous()
+class AttentionPath(CpuPath):
+    OP, STRUCT = Attention.OP, "AttentionArgs"
+
+    def accepts(self, step: Attention) -> str | None:
+        if step.qkv.dtype is not torch.bfloat16:
+            return f"bfloat16 only, not {str(step.qkv.dtype).removeprefix('torch.')}"
+        if step.head_size not in HEAD_SIZES:
+            return f"heads of {', '.join(map(str, HEAD_SIZES))} channels, not {step.head_size}"
+        return None if step.qkv.numel() else "there are no tokens"
+
+    def _agrees(self) -> bool:
+        return proof.attention_agrees(self.run)
+
+    def run(self, step: Attention) -> Tensor:
+        (batch, n, _), heads, d = step.qkv.shape, step.num_heads, step.head_size
+        out = step.empty()
+        # Held by name: what is made here must outlive the call.
+        norms = [None if v is None else v.float() for v in (step.q_weight, step.q_bias, step.k_weight, step.k_bias)]
+        workspace = torch.empty(batch * heads * d * ((n + 31) // 32 * 32), dtype=torch.int32)
+        q_weight, q_bias, k_weight, k_bias = map(_address, norms)
+        self._call(
+            qkv=_address(step.qkv),
+            q_weight=q_weight,
+            q_bias=q_bias,
+            k_weight=k_weight,
+            k_bias=k_bias,
+            cosine=_address(step.cosine),
+            sine=_address(step.sine),
+            workspace=_address(workspace),
+            out=_address(out),
+            batch=batch,
+            n=n,
+            heads=heads,
+            d=d,
+            frame_tokens=n if step.cosine is None else len(step.cosine),
+            eps=step.eps,
+            scale=math.log2(math.e) / math.sqrt(d),
+        )
+        return out
 
 
-def address(tensor: Tensor | None) -> int | None:
+def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 

@@ -1,38 +1,39 @@
-"""AMX paths have only ever run on emulated tiles: a real CPU has to give the reference's results once, in milliseconds,
-before they are trusted on it.
+"""Tiles are what most machines that test this lack, and compilers differ in what they know of them: on each CPU the AMX
+paths have to give the reference's results once, in milliseconds, before they are chosen.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantvggt.core.packing import pack_int4
 from quantvggt.kernels import reference
+from quantvggt.kernels.contract import Attention, IntLinear
 
 UNPROVEN = ("amx", "amxbf16")
 REASON = "its results differ from the reference's on this CPU (please report that)"
-ROWS, CHANNELS, COLUMNS = 37, 200, 70  # of no tile's size
-TOKENS, HEADS, HEAD_DIM = 300, 2, 64
 TOLERANCE = 0.01  # bfloat16 costs attention 0.3 to 0.5% of its norm
 
 
-def products_agree(int_linear: Callable[..., Tensor]) -> bool:
+def products_agree(run: Callable[[IntLinear], Tensor]) -> bool:
     """Does it give the reference's bits?"""
-    generator = torch.Generator().manual_seed(0)
-    q, weight = (
-        torch.randint(-128, 128, (n, CHANNELS), dtype=torch.int8, generator=generator) for n in (ROWS, COLUMNS)
-    )
-    row_scale, weight_scale = (torch.rand(n, 1, generator=generator) for n in (ROWS, COLUMNS))
-    stored = weight, pack_int4(weight >> 4)
-    calls = [(q, row_scale, each, weight_scale, None, torch.float32) for each in stored]
-    return all(torch.equal(int_linear(*args), reference.int_linear(*args)) for args in calls)
+    q, weight = (torch.randint(-128, 128, (rows, 200), dtype=torch.int8, **_seeded()) for rows in (37, 70))
+    scales = [torch.arange(1, len(rows) + 1, dtype=torch.float32, device="cpu") for rows in (q, weight)]
+    steps = [IntLinear(q, scales[0], each, scales[1], None, torch.float32) for each in (weight, pack_int4(weight >> 4))]
+    return all(torch.equal(run(step), reference.int_linear(step)) for step in steps)
 
 
-def attention_agrees(attention: Callable[..., Tensor]) -> bool:
+def attention_agrees(run: Callable[[Attention], Tensor]) -> bool:
     """Is it as near to exact attention as bfloat16 allows?"""
-    generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(1, TOKENS, 3 * HEADS * HEAD_DIM, generator=generator)
-    steps = HEADS, None, None, None, None, 0.0, None, None
-    exact = reference.attention(qkv.double(), *steps)
-    return bool((attention(qkv.bfloat16(), *steps).double() - exact).norm() < TOLERANCE * exact.norm())
+    qkv = torch.randn(1, 300, 3 * 2 * 64, dtype=torch.float32, **_seeded()).bfloat16()
+    exact, got = (
+        op(Attention(x, 2, None, None, None, None, 0.0, None, None)).double()
+        for op, x in ((reference.attention, qkv.double()), (run, qkv))
+    )
+    return bool((got - exact).norm() < TOLERANCE * exact.norm())
+
+
+def _seeded() -> dict[str, Any]:
+    return {"device": "cpu", "generator": torch.Generator().manual_seed(0)}

@@ -1,5 +1,4 @@
-// AMX: 16 x 16 sums of 64 signed products each in one instruction. Never run on real tiles so far: only the
-// emulation in amx.h has been tested.
+// AMX: 16 x 16 sums of 64 signed products each in one instruction.
 #define LANES 16
 #include "amx.h"
 #include "linear.h"
@@ -53,5 +52,9 @@ struct Amx : Transpose512 {
 
 }  // namespace
 
-EXPORT void amx_rotate_quantize(RotateArgs *args) { rotate_quantize(args); }
-EXPORT void amx_int_linear(const LinearArgs *args) { int_linear<Amx>(args); }
+EXPORT int amx_rotate_quantize(RotateArgs *args) {
+    return status_of([=] { rotate_quantize(args); });
+}
+EXPORT int amx_int_linear(const LinearArgs *args) {
+    return status_of([=] { int_linear<Amx>(args); });
+}

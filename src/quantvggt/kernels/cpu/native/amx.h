@@ -3,6 +3,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <cstdint>
+
 #ifndef EMULATE_AMX
 
 // Macros, because the compiler takes a tile's number as written only. It is also told that memory is read, which some
@@ -29,7 +31,6 @@
 
 #else
 
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 

@@ -1,4 +1,5 @@
-// What Python hands over: one struct per op, mirrored by the ctypes structures in paths.py.
+// What Python hands over: one struct per op. structs.py reads its fields from here: pointers, int64_t and float, a
+// declaration a line or several with commas.
 #pragma once
 #include <cstdint>
 
@@ -40,7 +41,7 @@ struct LinearArgs {
 
 struct AttentionArgs {
     const void *qkv;         // bfloat16 [batch, n, 3, heads, d]
-    const float *q_weight, *q_bias, *k_weight, *k_bias; // [d] or null: LayerNorm of queries and keys
+    const float *q_weight, *q_bias, *k_weight, *k_bias; // [d] or null: LayerNorm of queries and keys, with a bias or without
     const float *cosine, *sine; // [frame_tokens, d] or null: rotary embedding
     uint32_t *workspace;     // batch * heads * d * (n up to a multiple of 32) words
     void *out;               // bfloat16 [batch, n, heads, d]

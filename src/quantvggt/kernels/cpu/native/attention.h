@@ -95,7 +95,7 @@ struct Attention {
             const __m512 scale = _mm512_set1_ps(1 / std::sqrt(sum(squares) / D + args.eps));
             for (int c = 0; c < COLUMNS; c++)
                 x[c] = _mm512_fmadd_ps(_mm512_mul_ps(x[c], scale), _mm512_loadu_ps(weight + 16 * c),
-                                       _mm512_loadu_ps(bias + 16 * c));
+                                       bias ? _mm512_loadu_ps(bias + 16 * c) : _mm512_setzero_ps());
         }
         if (args.cosine) rotate(x, token % args.frame_tokens * D);
         for (int c = 0; c < COLUMNS; c++) {

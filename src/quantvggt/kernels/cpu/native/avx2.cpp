@@ -33,5 +33,9 @@ struct Avx2 : Panels {
 
 }  // namespace
 
-EXPORT void avx2_rotate_quantize(RotateArgs *args) { rotate_quantize(args); }
-EXPORT void avx2_int_linear(const LinearArgs *args) { int_linear<Avx2>(args); }
+EXPORT int avx2_rotate_quantize(RotateArgs *args) {
+    return status_of([=] { rotate_quantize(args); });
+}
+EXPORT int avx2_int_linear(const LinearArgs *args) {
+    return status_of([=] { int_linear<Avx2>(args); });
+}

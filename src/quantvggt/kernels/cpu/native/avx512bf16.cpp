@@ -83,4 +83,6 @@ struct Dot {
 
 }  // namespace
 
-EXPORT void avx512bf16_attention(const AttentionArgs *args) { attention<Dot>(args); }
+EXPORT int avx512bf16_attention(const AttentionArgs *args) {
+    return status_of([=] { attention<Dot>(args); });
+}

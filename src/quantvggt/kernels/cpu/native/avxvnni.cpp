@@ -32,5 +32,9 @@ struct AvxVnni : Panels {
 
 }  // namespace
 
-EXPORT void avxvnni_rotate_quantize(RotateArgs *args) { rotate_quantize(args); }
-EXPORT void avxvnni_int_linear(const LinearArgs *args) { int_linear<AvxVnni>(args); }
+EXPORT int avxvnni_rotate_quantize(RotateArgs *args) {
+    return status_of([=] { rotate_quantize(args); });
+}
+EXPORT int avxvnni_int_linear(const LinearArgs *args) {
+    return status_of([=] { int_linear<AvxVnni>(args); });
+}

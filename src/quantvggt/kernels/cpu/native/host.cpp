@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -21,6 +22,7 @@ namespace {
 
 struct Work {
     std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
     int64_t tasks;
     void (*body)(void *, int64_t);
     void *arg;
@@ -28,7 +30,12 @@ struct Work {
 
 void take_tasks(void *pointer) {
     Work &work = *static_cast<Work *>(pointer);
-    for (int64_t task; (task = work.next.fetch_add(1)) < work.tasks;) work.body(work.arg, task);
+    // Not beyond here: the caller may be another thread, or C.
+    try {
+        for (int64_t task; !work.failed && (task = work.next.fetch_add(1)) < work.tasks;) work.body(work.arg, task);
+    } catch (const std::bad_alloc &) {
+        work.failed = true;
+    }
 }
 
 struct Scratch {
@@ -54,18 +61,28 @@ void run_tasks(int64_t tasks, int64_t threads, void (*body)(void *, int64_t), vo
         gomp(take_tasks, &work, static_cast<unsigned>(threads), 0);
     } else {
         std::vector<std::thread> others;
-        for (int64_t i = 1; i < threads; i++) others.emplace_back(take_tasks, &work);
+        try {
+            for (int64_t i = 1; i < threads; i++) others.emplace_back(take_tasks, &work);
+        } catch (const std::exception &) {
+            work.failed = true;
+        }
         take_tasks(&work);
         for (auto &other : others) other.join();
     }
+    if (work.failed) throw std::bad_alloc();
 }
 
 void *scratch(size_t bytes) {
     static thread_local Scratch mine;
     if (mine.bytes < bytes) {
         std::free(mine.memory);
-        mine.bytes = (bytes + 4095) / 4096 * 4096;
-        if (posix_memalign(&mine.memory, 4096, mine.bytes)) std::abort();
+        mine.memory = nullptr, mine.bytes = 0;
+        const size_t whole = (bytes + 4095) / 4096 * 4096;
+        if (posix_memalign(&mine.memory, 4096, whole)) {
+            mine.memory = nullptr;
+            throw std::bad_alloc();
+        }
+        mine.bytes = whole;
     }
     return mine.memory;
 }
@@ -128,9 +145,18 @@ int tiles_supported(int products) {
 
 }  // namespace
 
+#ifdef EMULATE_AMX
+EXPORT int amx_supported() { return avx512vnni_supported(); }
+EXPORT int amxbf16_supported() { return avx512bf16_supported(); }
+#else
 EXPORT int amx_supported() { return tiles_supported(25); }
 EXPORT int amxbf16_supported() { return avx512bf16_supported() ? tiles_supported(22) : 0; }
+#endif
 #endif
 
 // A new path says here whether it can run.
 EXPORT int portable_supported() { return 1; }
+
+EXPORT int RotateArgs_size() { return sizeof(RotateArgs); }
+EXPORT int LinearArgs_size() { return sizeof(LinearArgs); }
+EXPORT int AttentionArgs_size() { return sizeof(AttentionArgs); }

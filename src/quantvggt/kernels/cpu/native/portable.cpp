@@ -28,5 +28,9 @@ struct Portable : Panels {
 
 }  // namespace
 
-EXPORT void portable_rotate_quantize(RotateArgs *args) { rotate_quantize(args); }
-EXPORT void portable_int_linear(const LinearArgs *args) { int_linear<Portable>(args); }
+EXPORT int portable_rotate_quantize(RotateArgs *args) {
+    return status_of([=] { rotate_quantize(args); });
+}
+EXPORT int portable_int_linear(const LinearArgs *args) {
+    return status_of([=] { int_linear<Portable>(args); });
+}

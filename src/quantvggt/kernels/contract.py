@@ -1,0 +1,338 @@
+"""What the ops take and what a backend is.
+
+A step is one call of an op as a frozen value: constructing it checks every argument once, so a backend may trust it.
+Its tensors are strided, contiguous and on one device; vectors are flat. Anything else raises InputError.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from quantvggt.core.errors import InputError
+from quantvggt.core.packing import packed_width
+from quantvggt.core.rotation import inner_order
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+MOST_CHANNELS = (1 << 17) - 1  # of an integer product: 2^17 times (-128)^2 doesn't fit into 32 bits
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RotateQuantize:
+    """Normalise, rotate, smooth and quantize every token: (q int8 [.., K], row_scale float32 [.., 1]).
+
+    In float32 whatever the dtype of `x` [.., K]: `reference.layer_norm` where `norm_weight` [K] is given, with
+    `norm_bias` [K] or without, each of any float dtype; less `shift`, divided by `presmooth`, rotated by `signs` int8
+    [K] as in `core.rotation.rotate`, divided by `smooth`, each float32 [K]; then `core.affine.quantize_rows` to `bits`
+    (2 to 8) with `clip` float32 [2], `asymmetric` or not. The first `special_tokens` rows of every `frame_tokens` get
+    `special_bits`. A row with an infinity or a NaN has a defined scale, but its integers may be any.
+    With `signs`, `smooth` and `clip` this is the activation side of QuantVGGT (arXiv 2509.21302).
+    Raises InputError if K has no Hadamard matrix or the rows are no whole frames.
+    """
+
+    OP: ClassVar = "rotate_quantize"
+
+    x: Tensor
+    signs: Tensor | None
+    smooth: Tensor | None
+    clip: Tensor | None
+    bits: int
+    shift: Tensor | None = None
+    presmooth: Tensor | None = None
+    frame_tokens: int = 1
+    special_tokens: int = 0
+    special_bits: int = 8
+    asymmetric: bool = False
+    norm_weight: Tensor | None = None
+    norm_bias: Tensor | None = None
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        x = _tensor("x", self.x, FLOATS)
+        if x.ndim == 0 or not x.shape[-1]:
+            raise InputError(f"x is [.., K] with at least one channel, not {list(x.shape)}")
+        if x.dtype is torch.float64:
+            x = x.float()
+        _set(self, "x", x)
+        k = x.shape[-1]
+        for name in ("smooth", "shift", "presmooth"):
+            _vector(self, name, (torch.float32,), k, x.device)
+        _vector(self, "clip", (torch.float32,), 2, x.device)
+        _vector(self, "signs", (torch.int8,), k, x.device)
+        if self.signs is not None:
+            inner_order(int(k))  # a graph of any size has a number here, too
+        _vector(self, "norm_weight", FLOATS, k, x.device, torch.float32)
+        _vector(self, "norm_bias", FLOATS, k, x.device, torch.float32)
+        if self.norm_bias is not None and self.norm_weight is None:
+            raise InputError("norm_bias comes with a norm_weight only")
+        _eps("norm_eps", self.norm_eps)
+        _flag("asymmetric", self.asymmetric)
+        _integer("bits", self.bits, 2, 8)
+        _integer("special_bits", self.special_bits, 2, 8)
+        rows = x.numel() // k
+        frame = self.frame_tokens
+        if not isinstance(frame, _INTEGERS) or not 1 <= frame < 1 << 63 or rows % frame:
+            raise InputError(f"{rows} tokens are no whole frames of {frame}")
+        _integer("special_tokens", self.special_tokens, 0, frame)
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    def empty(self) -> tuple[Tensor, Tensor]:
+        """Room for the result."""
+        x = self.x
+        return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class IntLinear:
+    """Integer linear layer and what follows it: residual + gain * gelu((q weight^T) row_scale weight_scale + bias).
+
+    q int8 [.., K], row_scale float32 [.., 1], weight int8 [N, K] or 4-bit as `core.packing` stores it (int32
+    [N, ceil(K / 8)]), weight_scale float32 [N, 1], bias [N] of any float dtype; then GELU (the exact one) if asked
+    for, LayerScale's gain [N] and the residual branch [.., N] where there are any. The integer sum is exact; all
+    else happens in float32, in that order, and is rounded once to `out_dtype` [.., N]. Native GELU is within
+    3e-7 max(1, |x|) of the exact one, everything else bit for bit the reference.
+    Raises InputError if the weight does not fit K, or the residual the output.
+    """
+
+    OP: ClassVar = "int_linear"
+
+    q: Tensor
+    row_scale: Tensor
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    out_dtype: torch.dtype
+    gelu: bool = False
+    gain: Tensor | None = None
+    residual: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        q = _tensor("q", self.q, (torch.int8,))
+        if q.ndim == 0 or not 1 <= q.shape[-1] <= MOST_CHANNELS:
+            raise InputError(f"q is [.., K] with 1 to {MOST_CHANNELS} channels, not {list(q.shape)}")
+        _set(self, "q", q)
+        k = q.shape[-1]
+        weight = _tensor("weight", self.weight, (torch.int8, torch.int32), q.device)
+        width = k if weight.dtype is torch.int8 else packed_width(k)
+        if weight.ndim != 2 or weight.shape[1] != width:
+            raise InputError(
+                f"a weight for {k} channels is int8 [N, {k}] or packed int32 [N, {packed_width(k)}], "
+                f"not {weight.dtype} {list(weight.shape)}"
+            )
+        _set(self, "weight", weight)
+        n = weight.shape[0]
+        _vector(self, "row_scale", (torch.float32,), q.numel() // k, q.device, optional=False)
+        _vector(self, "weight_scale", (torch.float32,), n, q.device, optional=False)
+        _vector(self, "bias", FLOATS, n, q.device, torch.float32)
+        _vector(self, "gain", FLOATS, n, q.device, torch.float32)
+        _flag("gelu", self.gelu)
+        if self.out_dtype not in FLOATS:
+            raise InputError(f"out_dtype is a float type of 16 to 64 bits, not {self.out_dtype}")
+        if self.residual is not None:
+            residual = _tensor("residual", self.residual, FLOATS, q.device)
+            shape = (*q.shape[:-1], n)
+            if residual.shape != shape:
+                raise InputError(
+                    f"a residual for an output of {list(shape)} has that shape, not {list(residual.shape)}"
+                )
+            _set(self, "residual", residual.float() if residual.dtype is torch.float64 else residual)
+
+    @property
+    def device(self) -> torch.device:
+        return self.q.device
+
+    def empty(self) -> Tensor:
+        """Room for the result."""
+        return self.q.new_empty((*self.q.shape[:-1], self.weight_scale.shape[0]), dtype=self.out_dtype)
+
+    def with_weight(self, prepared: Any) -> "IntLinear":
+        """This step with the weight as a backend's `prepare` gave it."""
+        step = copy.copy(self)
+        object.__setattr__(step, "weight", prepared)
+        return step
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Attention:
+    """Multi-head self-attention from the joint projection: qkv [B, N, 3C] -> [B, N, C], heads side by side.
+
+    Queries and keys go through LayerNorm (weights [C / num_heads], with biases of their dtype or without, and `eps`; or
+    all None) and are turned by the rotary tables `cosine` and `sine` float32 [P, C / num_heads] of one frame
+    (`nn.rope`), which serve each of the N / P frames; then softmax(q k^T / sqrt(C / num_heads)) v. In bfloat16 sums are
+    float32 and each product's factors are rounded once; backends agree within that.
+    Raises InputError if the shapes don't fit.
+    """
+
+    OP: ClassVar = "attention"
+
+    qkv: Tensor
+    num_heads: int
+    q_weight: Tensor | None
+    q_bias: Tensor | None
+    k_weight: Tensor | None
+    k_bias: Tensor | None
+    eps: float
+    cosine: Tensor | None
+    sine: Tensor | None
+
+    def __post_init__(self) -> None:
+        qkv, heads = _tensor("qkv", self.qkv, FLOATS), self.num_heads
+        if not isinstance(heads, _INTEGERS) or heads < 1:
+            raise InputError(f"num_heads is a whole number from 1, not {heads!r}")
+        if qkv.ndim != 3 or not qkv.shape[2] or qkv.shape[2] % (3 * heads):
+            raise InputError(f"attention with {heads} heads takes [B, N, 3 h d], got {list(qkv.shape)}")
+        _set(self, "qkv", qkv)
+        d = qkv.shape[2] // (3 * heads)
+        for name in ("q_weight", "q_bias", "k_weight", "k_bias"):
+            _vector(self, name, FLOATS, d, qkv.device)
+        if (self.q_weight is None) != (self.k_weight is None):
+            raise InputError("q_weight and k_weight are both given or both None")
+        for name, weight, bias in (("q", self.q_weight, self.q_bias), ("k", self.k_weight, self.k_bias)):
+            if bias is not None and (weight is None or weight.dtype != bias.dtype):
+                raise InputError(f"{name}_bias comes with a {name}_weight of its dtype only")
+        _eps("eps", self.eps)
+        if (self.cosine is None) != (self.sine is None):
+            raise InputError("cosine and sine are both given or both None")
+        if self.cosine is not None and self.sine is not None:
+            cosine = _tensor("cosine", self.cosine, (torch.float32,), qkv.device)
+            sine = _tensor("sine", self.sine, (torch.float32,), qkv.device)
+            fits = cosine.ndim == 2 and cosine.shape == sine.shape and cosine.shape[1] == d and d % 4 == 0
+            if not fits or not cosine.shape[0] or qkv.shape[1] % cosine.shape[0]:
+                raise InputError(
+                    f"rotary tables {list(cosine.shape)}, {list(sine.shape)} don't fit {list(qkv.shape)} "
+                    f"and {heads} heads"
+                )
+            _set(self, "cosine", cosine)
+            _set(self, "sine", sine)
+
+    @property
+    def device(self) -> torch.device:
+        return self.qkv.device
+
+    @property
+    def head_size(self) -> int:
+        return self.qkv.shape[2] // (3 * self.num_heads)
+
+    def empty(self) -> Tensor:
+        """Room for the result."""
+        batch, n, width = self.qkv.shape
+        return self.qkv.new_empty((batch, n, width // 3))
+
+
+Step = RotateQuantize | IntLinear | Attention
+
+
+class Backend(ABC):
+    """One implementation of one op or several. It never hands a step on: what it doesn't take, `accepts` says."""
+
+    name: str
+
+    @abstractmethod
+    def available(self, device: torch.device) -> tuple[bool, str]:
+        """Can it run on `device`, and why (not)? Cheap after the first call."""
+
+    def accepts(self, step: Any) -> str | None:
+        """Why it can't run this step, on a device where it is available; None if it can."""
+        return None
+
+    def prepare(self, weight: Tensor) -> Any:
+        """The `weight` of an `IntLinear` as `run` wants it there; called once for each weight (see `registry`)."""
+        return weight
+
+    @abstractmethod
+    def run(self, step: Any) -> Any:
+        """The op's result, for a step that it accepts."""
+
+
+def examples(device: torch.device) -> dict[str, dict[str, Step]]:
+    """Steps that stand for what models do, of every op: what `doctor` asks the backends about."""
+
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    q, scale = zeros(1, 64, dtype=torch.int8), zeros(1)
+    weights = {"8": zeros(1, 64, dtype=torch.int8), "4": zeros(1, 8, dtype=torch.int32)}
+    return {
+        RotateQuantize.OP: {
+            name: RotateQuantize(zeros(1, 64, dtype=dtype), None, None, None, 8) for name, dtype in types.items()
+        },
+        IntLinear.OP: {
+            f"{bits}-bit weights, {name}": IntLinear(q, scale, weight, scale, None, dtype)
+            for bits, weight in weights.items()
+            for name, dtype in types.items()
+        },
+        Attention.OP: {
+            name: Attention(zeros(1, 1, 3 * 64, dtype=dtype), 1, None, None, None, None, 0.0, None, None)
+            for name, dtype in types.items()
+        },
+    }
+
+
+_INTEGERS = (int, torch.SymInt)  # symbolic while a graph of any size is traced
+
+
+def _tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], device: torch.device | None = None) -> Tensor:
+    """`value`, contiguous."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is a tensor, not {type(value).__name__}")
+    if value.dtype not in dtypes:
+        kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise InputError(f"{name} is {kinds}, not {str(value.dtype).removeprefix('torch.')}")
+    if value.layout is not torch.strided:
+        raise InputError(f"{name} is a dense tensor, not {value.layout}")
+    if device is not None and value.device != device:
+        raise InputError(f"{name} is on {value.device}, the other tensors on {device}")
+    # Most are as they should be, and on small layers every call counts.
+    return value if value.is_contiguous() else value.contiguous()
+
+
+def _vector(
+    step: Step,
+    name: str,
+    dtypes: tuple[torch.dtype, ...],
+    count: int,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    optional: bool = True,
+) -> None:
+    """The field `name`, flat and of `count` values; of `dtype` where one is named."""
+    given = getattr(step, name)
+    if given is None and optional:
+        return
+    value = _tensor(name, given, dtypes, device)
+    if value.numel() != count:
+        raise InputError(f"{name} has {value.numel()} values; {count} are needed")
+    if value.ndim != 1:
+        value = value.view(-1)
+    if dtype is not None and value.dtype is not dtype:
+        value = value.to(dtype)
+    if value is not given:
+        object.__setattr__(step, name, value)
+
+
+def _set(step: Step, name: str, value: Tensor) -> None:
+    if value is not getattr(step, name):
+        object.__setattr__(step, name, value)
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, _INTEGERS) or not low <= value <= high:
+        raise InputError(f"{name} is a whole number from {low} to {high}, not {value!r}")
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, int):
+        raise InputError(f"{name} is true or false, not {value!r}")
+
+
+def _eps(name: str, value: object) -> None:
+    if not isinstance(value, float | int) or not 0 <= value < math.inf:
+        raise InputError(f"{name} is a number from 0, not {value!r}")
