@@ -3,7 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow lint bench clean
+SANITIZED := g++ -fsanitize=address,undefined -fno-sanitize-recover=all
+
+.PHONY: setup demo test test-slow test-sanitizers lint bench clean
 
 setup: $(READY)  ## make .venv with everything the project needs
 
@@ -22,6 +24,11 @@ test: $(READY)  ## everything but the slow checks
 
 test-slow: $(READY)  ## full-size models: 12 GB of memory, several minutes
 	$(BIN)/python -m pytest -m slow
+
+test-sanitizers: $(READY)  ## the kernels' tests, native code checked at every access: g++, several minutes
+	CXX="$(SANITIZED)" XDG_CACHE_HOME="$(CURDIR)/$(VENV)/sanitized" ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_memory.py  # there is no limiting its memory
 
 lint: $(READY)  ## formatting, style, types
 	$(BIN)/ruff format --check .

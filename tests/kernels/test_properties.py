@@ -1,0 +1,256 @@
+"""Whatever the ops are called with, on any backend: the reference's result, or InputError where that is not legal."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import definition
+from quantvggt.core.errors import InputError
+from quantvggt.core.packing import pack_int4
+from quantvggt.core.rotation import random_signs
+from quantvggt.kernels import ops
+
+FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+CHANNELS = [1, 2, 3, 7, 8, 12, 16, 20, 33, 64, 65, 96, 130, 256]
+ROTATED = {1, 2, 8, 12, 16, 20, 64, 96, 256}  # have a Hadamard matrix
+MANY = pytest.param(1000, marks=pytest.mark.slow)
+examples = pytest.mark.parametrize("count", [100, MANY])
+
+Call = dict[str, Any]
+draws = st.DrawFn
+
+
+class Numbers:
+    """Tensors from one drawn seed: a search for the smallest seed finds nothing, and drawing each number is slow."""
+
+    def __init__(self, draw: draws) -> None:
+        self.draw = draw
+        self.generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+
+    def floats(self, *shape: int, dtype: torch.dtype = torch.float32, positive: bool = False) -> Tensor:
+        x = torch.randn(shape, generator=self.generator)
+        return self.laid_out((x.abs() + 0.5 if positive else x).to(dtype))
+
+    def integers(self, *shape: int, bits: int = 8) -> Tensor:
+        half = 1 << (bits - 1)
+        return self.laid_out(torch.randint(-half, half, shape, dtype=torch.int8, generator=self.generator))
+
+    def weight(self, n: int, k: int) -> Tensor:
+        if self.draw(st.booleans()):
+            return self.integers(n, k)
+        return self.laid_out(pack_int4(self.integers(n, k, bits=4)) if n else torch.empty(0, -(-k // 8)).int())
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """In one piece or not."""
+        return torch.stack((x, x), -1)[..., 0] if self.draw(st.integers(0, 4)) == 0 else x
+
+    def maybe(self, *shape: int, dtypes: list[torch.dtype], positive: bool = False) -> Tensor | None:
+        return self.floats(*shape, dtype=self.pick(dtypes), positive=positive) if self.pick([True, False]) else None
+
+    def pick(self, choices: list[Any]) -> Any:
+        return self.draw(st.sampled_from(choices))
+
+    def rows(self, of: int) -> tuple[int, ...]:
+        """A shape of whole groups `of` rows: [groups, of], [rows], or of one row []."""
+        groups = self.draw(st.integers(0, 5))
+        return self.pick([(groups, of), (groups * of,), *([()] if groups * of == 1 else [])])
+
+
+@st.composite
+def rotate_quantize_calls(draw: draws) -> Call:
+    numbers = Numbers(draw)
+    k, frame_tokens = numbers.pick(CHANNELS), draw(st.integers(1, 20))
+    norm = numbers.maybe(k, dtypes=FLOATS)
+    return {
+        "x": numbers.floats(*numbers.rows(frame_tokens), k, dtype=numbers.pick(FLOATS)),
+        "signs": numbers.laid_out(random_signs(k, 0)) if k in ROTATED and draw(st.booleans()) else None,
+        "smooth": numbers.maybe(k, dtypes=[torch.float32], positive=True),
+        "clip": numbers.maybe(2, dtypes=[torch.float32], positive=True),
+        "bits": draw(st.integers(2, 8)),
+        "shift": numbers.maybe(k, dtypes=[torch.float32]),
+        "presmooth": numbers.maybe(k, dtypes=[torch.float32], positive=True),
+        "frame_tokens": frame_tokens,
+        "special_tokens": draw(st.integers(0, frame_tokens)),
+        "special_bits": draw(st.integers(2, 8)),
+        "asymmetric": draw(st.booleans()),
+        "norm_weight": norm,
+        "norm_bias": None if norm is None else numbers.maybe(k, dtypes=FLOATS),
+        "norm_eps": numbers.pick([1e-6, 1e-2]),
+    }
+
+
+@st.composite
+def int_linear_calls(draw: draws) -> Call:
+    numbers = Numbers(draw)
+    k, n = numbers.pick(CHANNELS), draw(st.integers(0, 70))
+    rows = numbers.rows(draw(st.integers(1, 20)))
+    return {
+        "q": numbers.integers(*rows, k),
+        "row_scale": numbers.floats(*rows, 1, positive=True) / (64 * math.sqrt(k)),
+        "weight": numbers.weight(n, k),
+        "weight_scale": numbers.floats(n, 1, positive=True) / 64,
+        "bias": numbers.maybe(n, dtypes=FLOATS),
+        "out_dtype": numbers.pick(FLOATS),
+        "gelu": draw(st.booleans()),
+        "gain": numbers.maybe(n, dtypes=FLOATS),
+        "residual": numbers.maybe(*rows, n, dtypes=FLOATS),
+    }
+
+
+@st.composite
+def attention_calls(draw: draws) -> Call:
+    numbers = Numbers(draw)
+    batch, heads, d = draw(st.integers(0, 2)), draw(st.integers(1, 3)), numbers.pick([4, 6, 32, 48, 64, 128])
+    frames, tokens = draw(st.integers(0, 4)), draw(st.integers(1, 60))
+    dtype, normed, turned = numbers.pick(FLOATS), draw(st.booleans()), d % 4 == 0 and draw(st.booleans())
+    kinds = [numbers.pick([torch.float32, torch.float64, dtype]) for _ in range(2)]
+    q_norm, k_norm = (
+        (numbers.floats(d, dtype=kind), numbers.maybe(d, dtypes=[kind])) if normed else (None, None) for kind in kinds
+    )
+    return {
+        "qkv": numbers.floats(batch, frames * tokens, 3 * heads * d, dtype=dtype),
+        "num_heads": heads,
+        "q_weight": q_norm[0],
+        "q_bias": q_norm[1],
+        "k_weight": k_norm[0],
+        "k_bias": k_norm[1],
+        "eps": numbers.pick([1e-6, 1e-2]),
+        "cosine": numbers.floats(tokens, d) if turned else None,
+        "sine": numbers.floats(tokens, d) if turned else None,
+    }
+
+
+WRONG_NUMBERS: dict[str, list[Any]] = {
+    "bits": [-1, 0, 1, 9, 1 << 40, 1 << 70, True, 2.5, "8", None],
+    "special_bits": [-1, 0, 1, 9, 1 << 40, 1 << 70, 2.5, None],
+    "frame_tokens": [-1, 0, 1 << 70, 2.5, "1", None],
+    "special_tokens": [-1, 21, 1 << 40, 1 << 70, 2.5, None],
+    "norm_eps": [-1e-6, math.nan, math.inf, "0", None],
+    "out_dtype": [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32", None],
+    "num_heads": [-1, 0, 1 << 40, 1 << 70, 2.5, "2", None],
+    "eps": [-1e-6, math.nan, math.inf, "0", None],
+}
+WRONG_DTYPES = [torch.int16, torch.bool, torch.complex64, torch.float8_e4m3fn]
+WHOLE = ("x", "q", "qkv", "weight", "residual", "cosine", "sine")  # the others are vectors
+REQUIRED = ("x", "q", "row_scale", "weight", "weight_scale", "qkv")
+
+
+@st.composite
+def illegal(draw: draws, calls: st.SearchStrategy[Call]) -> Call:
+    """A legal call with one argument that is not."""
+    call = draw(calls)
+    # Flags may be anything: torch takes what is true or false.
+    candidates = [name for name, value in call.items() if value is not None and not isinstance(value, bool)]
+    name = draw(st.sampled_from(candidates))
+    value = call[name]
+    if not isinstance(value, Tensor):
+        return {**call, name: draw(st.sampled_from(WRONG_NUMBERS[name]))}
+    wrong: list[Any] = [value.to(dtype) for dtype in WRONG_DTYPES]
+    wrong += [3.5, "x", [1.0], torch.zeros(2, 3, 5, 7, 11), value.to_sparse()]
+    wrong += [value.new_zeros(())] if name != "clip" else []
+    # Alone on its device a tensor would be where all of them are.
+    wrong += [value.to("meta")] if sum(isinstance(other, Tensor) for other in call.values()) > 1 else []
+    wrong += [None] if name in REQUIRED else []
+    wrong += [torch.cat((value, value[:1]))] if name not in WHOLE and len(value) else []
+    wrong += [value[..., :-1]] if name in ("residual", "weight", "cosine", "sine") and value.shape[-1] else []
+    wrong += [value[..., :0]] if name in ("x", "q", "qkv") else []
+    choice = draw(st.integers(0, len(wrong) - 1))
+    # A vector of one value may have any shape, and so may one of none.
+    if isinstance(wrong[choice], Tensor) and name not in WHOLE and wrong[choice].numel() == value.numel():
+        choice = 0 if wrong[choice].dtype == value.dtype and wrong[choice].layout == torch.strided else choice
+    return {**call, name: wrong[choice]}
+
+
+def _search(property: Any, strategy: st.SearchStrategy[Call], count: int) -> None:
+    """The same examples in every run."""
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=checks)(
+        given(strategy)(property)
+    )()
+
+
+def _same(got: Tensor, expected: Tensor) -> None:
+    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+    assert torch.equal(got.contiguous().flatten().view(torch.uint8), expected.contiguous().flatten().view(torch.uint8))
+
+
+def _whole(call: Call) -> Call:
+    return {name: value.contiguous() if isinstance(value, Tensor) else value for name, value in call.items()}
+
+
+@examples
+def test_rotate_quantize(integer_backend, count):
+    def check(call):
+        for got, expected in zip(ops.rotate_quantize(**call), definition.rotate_quantize(**_whole(call)), strict=True):
+            _same(got, expected)
+
+    _search(check, rotate_quantize_calls(), count)
+
+
+@examples
+def test_int_linear(integer_backend, count):
+    def check(call):
+        got, expected = ops.int_linear(*call.values()), definition.int_linear(**_whole(call))
+        if not call["gelu"]:
+            return _same(got, expected)
+        bare = {**call, "gelu": False, "gain": None, "residual": None, "out_dtype": torch.float64}
+        before = definition.int_linear(**bare).abs()
+        gain = 1.0 if call["gain"] is None else call["gain"].abs().double()
+        added = 0.0 if call["residual"] is None else call["residual"].abs().double()
+        rounding = torch.finfo(call["out_dtype"])
+        bound = 3e-7 * before.clamp(min=1) * gain + 2**-22 * (before * gain + added)
+        bound = bound + rounding.eps * expected.double().abs() + rounding.tiny
+        assert got.dtype == expected.dtype
+        assert ((got.double() - expected.double()).abs() <= bound).all()
+
+    _search(check, int_linear_calls(), count)
+
+
+@examples
+def test_attention(attention_backend, count):
+    def check(call):
+        call = _whole(call)
+        got, expected = ops.attention(**call), definition.attention(**call)
+        if call["qkv"].dtype != torch.bfloat16 or not expected.numel():
+            return _same(got, expected)
+        doubles = {
+            name: value.double() if isinstance(value, Tensor) and name not in ("cosine", "sine") else value
+            for name, value in call.items()
+        }
+        truth = definition.attention(**doubles)
+        lost, allowed = ((y.double() - truth).norm() for y in (got, expected))
+        assert got.dtype == torch.bfloat16
+        assert got.shape == truth.shape
+        assert lost <= 1.5 * allowed + 0.004 * truth.norm()
+
+    _search(check, attention_calls(), count)
+
+
+@pytest.mark.parametrize(
+    ("op", "calls"), [(ops.rotate_quantize, rotate_quantize_calls()), (ops.int_linear, int_linear_calls())]
+)
+@examples
+def test_illegal_integer_calls(integer_backend, op, calls, count):
+    _search(lambda call: _refused(op, call), illegal(calls), count)
+
+
+@examples
+def test_illegal_attention_calls(attention_backend, count):
+    _search(lambda call: _refused(ops.attention, call), illegal(attention_calls()), count)
+
+
+def _refused(op: Any, call: Call) -> None:
+    with pytest.raises(InputError) as refused:
+        op(**call)
+    assert "\n" not in str(refused.value)
+
+
+def test_tensors_without_values_give_results_without_values():
+    x = torch.ones(3, 8, device="meta")
+    q, scale = ops.rotate_quantize(x, None, None, None, 8)
+    assert (q.device.type, q.shape, scale.shape) == ("meta", (3, 8), (3, 1))
