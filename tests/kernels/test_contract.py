@@ -47,4 +47,4 @@ def test_attention_keeps_the_types_of_its_norms():
 def test_examples_cover_every_op():
     steps = examples(torch.device("cpu"))
     assert set(steps) == {"rotate_quantize", "int_linear", "attention"}
-    assert all(step.OP == op and step.device.type == "cpu" for op, each in steps.items() for step in each.values())
+    assert all(op == step.OP and step.device.type == "cpu" for op, each in steps.items() for step in each.values())
