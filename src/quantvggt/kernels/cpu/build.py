@@ -94,7 +94,8 @@ def library() -> Loaded:
         return None, str(error)
     for path, reason in found.missing.items():
         if reason != _too_old(path):
-            warnings.warn(f"no native CPU kernels for {INSTRUCTIONS[path]}: {reason}", stacklevel=2)
+            again = f"to build again, delete {cache_folder()}"
+            warnings.warn(f"no native CPU kernels for {INSTRUCTIONS[path]}: {reason}; {again}", stacklevel=2)
     return found, ""
 
 
