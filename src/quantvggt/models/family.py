@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantvggt.core.errors import InputError
+from quantvggt.core.vector_math import warm_up
 from quantvggt.models.answers import Answers
 from quantvggt.models.quantization import Quantization
 from quantvggt.nn.block import LAYERS
@@ -104,6 +105,7 @@ class Model(nn.Module, ABC):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        warm_up()
         self.config = config
         self.quantization: Quantization | None = None
 
