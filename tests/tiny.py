@@ -1,6 +1,8 @@
 """A tiny VGGT with seeded weights, for tests that need a whole model."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 import seeded
 from quantvggt.models import VGGT, VGGTConfig
@@ -26,7 +28,8 @@ def tiny_model(config: VGGTConfig = CONFIG) -> VGGT:
     with torch.device("meta"):
         model = VGGT(config)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    state = {key: torch.from_numpy(seeded.parameter(key, shape)) for key, shape in shapes.items()}
+    # Cloned into memory that PyTorch aligned, so that two such models sum in the same order.
+    state = {key: torch.from_numpy(seeded.parameter(key, shape)).clone() for key, shape in shapes.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -43,5 +46,18 @@ def sane_model() -> VGGT:
 
 def tiny_clip(name: str = "clip", frames: int = 3) -> Clip:
     """frames x 70 x 70."""
-    images = torch.from_numpy(seeded.images(name, 1, frames, 70, 70)[0])
+    images = torch.from_numpy(seeded.images(name, 1, frames, 70, 70)[0]).clone()
     return Clip(images, [f"{name}_{index}" for index in range(frames)], {"kind": "seeded", "name": name})
+
+
+def require_attention(dtype: torch.dtype) -> None:
+    """Skip the test where PyTorch's attention, which models with heads as small as here take, can't run in `dtype`.
+
+    Told by ATEN_CPU_CAPABILITY to do without AVX-512 on a CPU with AMX, it multiplies with AMX all the same, and has no
+    code to lay out the operands.
+    """
+    x = torch.ones(1, CONFIG.num_heads, 90, CONFIG.embed_dim // CONFIG.num_heads, dtype=dtype)
+    try:
+        F.scaled_dot_product_attention(x, x, x)
+    except RuntimeError as error:
+        pytest.skip(f"PyTorch's attention in {dtype}: {error}")

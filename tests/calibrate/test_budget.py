@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import quantvggt as qv
+from close import assert_close_answers, in_own_memory
 from quantvggt.calibrate import sensitivity
 from quantvggt.calibrate.budget import Choice, GroupChoice, format_groups
 from quantvggt.calibrate.journal import LOSSES, PREFIX
@@ -29,6 +30,9 @@ DINO = replace(
     CONFIG, img_size=56, embed_dim=384, depth=1, num_heads=6, patch_embed="dinov2_vits14_reg", camera_num_heads=8,
     dpt_layers=(0, 0, 0, 0), heads=("camera", "depth", "track"),
 )  # fmt: skip
+
+# Rounding moves a few of a layer's 8-bit inputs by a step, which is about 1e-4 of what 2-bit weights do.
+LOSS_TOLERANCE = 1e-3
 
 
 def file_bytes(folder: Path) -> int:
@@ -78,10 +82,9 @@ def test_the_saved_file_fits_and_uses_what_there_is(tmp_path: Path, method: str,
             grown = site.out_features * (site.in_features - 4 * -(-site.in_features // 8))
             saved[groups[name]] = saved.get(groups[name], 0) + grown
     assert budget - size < min(saved.values()) + 2000
-    loaded = qv.load(folder)
     with torch.inference_mode():
-        before, after = model(tiny_clip().images), loaded(tiny_clip().images)
-    assert all(torch.equal(after[key], value) for key, value in before.items())
+        before, after = (in_own_memory(each)(tiny_clip().images) for each in (model, qv.load(folder)))
+    assert_close_answers(after, before)
 
 
 def test_the_smallest_budget_is_the_one_that_the_error_names(tmp_path: Path) -> None:
@@ -159,10 +162,10 @@ def test_losses_are_those_of_the_model_with_only_this_group_rounded() -> None:
     with torch.inference_mode():
         answers, expected = (each.answers(clip.images) for each in (changed, model))
     # Cameras alone depend on this layer.
-    assert losses["one"] == pytest.approx(task_loss(answers, expected), rel=1e-5)
+    assert losses["one"] == pytest.approx(task_loss(answers, expected), rel=LOSS_TOLERANCE)
     assert answers.depth is not None
     assert expected.depth is not None
-    assert torch.equal(answers.depth, expected.depth)
+    assert_close_answers({"depth": answers.depth}, {"depth": expected.depth})
     assert losses["one"] > 0
 
 
@@ -183,8 +186,7 @@ def test_losses_are_those_of_whole_passes(config: VGGTConfig) -> None:
             changed = tiny_model(config)
             for site, scheme in schemes.items():
                 changed.set_submodule(site, round_layer(model.get_submodule(site), scheme, search=False))
-            # Not to the last bit: the matrix library sums in another order where memory is aligned differently.
-            assert losses[name] == pytest.approx(task_loss(whole_pass(changed), expected), rel=1e-3), name
+            assert losses[name] == pytest.approx(task_loss(whole_pass(changed), expected), rel=LOSS_TOLERANCE), name
     assert min(losses.values()) > 1e-4
 
 
@@ -235,9 +237,10 @@ def test_every_kind_of_part_takes_part(tmp_path: Path) -> None:
     images = torch.rand(2, 3, 140, 140, generator=torch.Generator().manual_seed(0))
     queries = torch.tensor([[30.0, 40.0], [70.0, 60.0]])
     with torch.inference_mode():
-        before, after = chosen(images, queries), qv.load(tmp_path / "small")(images, queries)
-    assert all(torch.equal(after[key], before[key]) for key in ("pose_enc", "depth", "depth_conf"))
-    # The tracker's sines make pixels of a last place, and where a file's numbers lie may change one.
+        before, after = (in_own_memory(each)(images, queries) for each in (chosen, qv.load(tmp_path / "small")))
+    firm = ("pose_enc", "depth", "depth_conf")
+    assert_close_answers({key: after[key] for key in firm}, {key: before[key] for key in firm})
+    # The tracker's sines make pixels of a last place.
     torch.testing.assert_close(after["track"], before["track"], atol=2, rtol=0)
 
 

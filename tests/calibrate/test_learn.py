@@ -61,7 +61,6 @@ def test_learning_beats_the_closed_form_where_a_few_channels_are_massive() -> No
 def test_no_epochs_give_the_closed_form_with_the_clips_it_starts_from() -> None:
     task = block_task()
     start, closed = solve(task, epochs=0), make_method("dsfq").solve(task)
-    clip = torch.tensor(4.0).sigmoid()
     for layer, module in start.items():
         linear = task.linear(layer)
         assert torch.equal(module.input_smooth, closed[layer].input_smooth)  # type: ignore[arg-type]
@@ -69,8 +68,8 @@ def test_no_epochs_give_the_closed_form_with_the_clips_it_starts_from() -> None:
             linear,
             Scheme.preset("w3a3"),
             closed[layer].transform,
-            weight_clip=clip.expand(linear.out_features, 2),
-            input_clip=clip.repeat(2),
+            weight_clip=torch.full((linear.out_features, 2), 4.0).sigmoid(),
+            input_clip=torch.full((2,), 4.0).sigmoid(),
         )
         for name, value in expected.state_dict().items():
             assert torch.equal(module.state_dict()[name], value), f"{layer}.{name}"

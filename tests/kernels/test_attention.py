@@ -7,6 +7,7 @@ import definition
 from quantvggt.core.errors import InputError
 from quantvggt.kernels import ops
 from quantvggt.nn.rope import rope_tables
+from tiny import require_attention
 
 CPU = torch.device("cpu")
 
@@ -28,6 +29,7 @@ def _loss(y, truth):
 
 
 def _compare(qkv, heads, norms, rope, eps=1e-5):
+    require_attention(torch.bfloat16)
     doubles = [None if norm is None else norm.double() for norm in norms]
     truth = definition.attention(qkv.double(), heads, *doubles, eps, *rope)
     pytorch = definition.attention(qkv, heads, *norms, eps, *rope)

@@ -58,7 +58,8 @@ class Workers(Generic[Task]):
         """
         if self._count == 0:
             work = _work_of(self._setup)
-            yield from (attempt(work, task) for task in tasks)
+            with threadpool_limits(1):  # as in the processes: sums of more threads are other sums
+                yield from (attempt(work, task) for task in tasks)
             return
         idle: list[Connection] = []
         busy = self._busy

@@ -12,7 +12,7 @@ from quantvggt.kernels import registry
 from quantvggt.models import VGGT
 from quantvggt.models.vggt.heads.dpt import DPTHead
 from quantvggt.nn.quant_linear import QuantLinear
-from tiny import tiny_clip, tiny_model
+from tiny import require_attention, tiny_clip, tiny_model
 
 
 def answers(model: VGGT, images: Tensor, points: Tensor | None = None) -> dict[str, Tensor]:
@@ -36,6 +36,7 @@ def test_cameras_and_depth_stay_closer_to_float32_than_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("rest", [None, "w8a8"])
 def test_what_is_held_in_16_bits(tmp_path: Path, rest: str | None) -> None:
+    require_attention(torch.bfloat16)
     qv.save(qv.quantize(tiny_model(), "w4a4", "rtn", rest=rest, progress=False), tmp_path / "small")
     exact, mixed = qv.load(tmp_path / "small"), qv.load(tmp_path / "small", dtype="mixed")
     seen: list[torch.dtype] = []
