@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 SANITIZED := g++ -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: setup demo test test-slow test-sanitizers lint bench clean
+.PHONY: setup demo test test-slow test-sanitizers test-cpus lint bench clean
 
 setup: $(READY)  ## make .venv with everything the project needs
 
@@ -29,6 +29,16 @@ test-sanitizers: $(READY)  ## the kernels' tests, native code checked at every a
 	CXX="$(SANITIZED)" XDG_CACHE_HOME="$(CURDIR)/$(VENV)/sanitized" ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_memory.py  # there is no limiting its memory
+
+# What makes PyTorch and its libraries compute as other CPUs do, or (CPU=this) as this one does.
+CPUS := CPU=this ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2 \
+	ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1
+
+# All folders, so that none is forgotten, but the two whose tests look at no number that was computed.
+test-cpus: $(READY)  ## the tests that compute with floats, once for each of CPUS: an hour or so
+	failed=; for cpu in $(CPUS); do echo "== $$cpu"; \
+		env $$cpu $(BIN)/python -m pytest --ignore=tests/bench --ignore=tests/viewer || failed="$$failed $$cpu"; \
+	done; test -z "$$failed" || { echo "failed under:$$failed"; exit 1; }
 
 lint: $(READY)  ## formatting, style, types
 	$(BIN)/ruff format --check .
