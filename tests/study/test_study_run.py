@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 import quantvggt as qv
 from quantvggt.core.errors import InputError
