@@ -12,7 +12,7 @@ RECIPES = dict(re.findall(r"^## ([^\n]*)\n(?:(?!^## ).)*?^```python\n(.*?)^```",
 
 
 def test_every_kind_that_has_code_here_is_found() -> None:
-    assert {"A method", "A dataset", "An export format"} <= set(RECIPES)
+    assert {"A method", "A dataset", "An export format", "A kernel backend"} <= set(RECIPES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
