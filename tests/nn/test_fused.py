@@ -117,3 +117,11 @@ def test_a_quantized_block_compiles_to_one_graph():
     compiled = torch.compile(block, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert torch.equal(compiled(x), block(x))
+
+
+@torch.no_grad()
+def test_a_norm_without_weights_is_not_forgotten():
+    torch.manual_seed(0)
+    layer, norm = QuantLinear.from_float(torch.nn.Linear(64, 8), Scheme.parse("w8a8")), torch.nn.LayerNorm(64, eps=1e-5)
+    bare, x = torch.nn.LayerNorm(64, eps=1e-5, elementwise_affine=False), 3 + torch.randn(5, 64)
+    torch.testing.assert_close(linear_steps(layer, x, bare), linear_steps(layer, x, norm), atol=0.02, rtol=0)
