@@ -107,7 +107,7 @@ def test_every_site_has_its_own_signs_and_the_seed_decides(linear: nn.Linear) ->
 
 
 def test_unknown_names_and_settings_are_named() -> None:
-    with pytest.raises(InputError, match="unknown method 'magic'; use one of: rtn, dsfq"):
+    with pytest.raises(InputError, match="unknown method 'magic'; use one of: best, rtn, dsfq"):
         make_method("magic")
     with pytest.raises(InputError, match="dsfq has no setting beta; it has: alpha, momentum, rotation"):
         make_method("dsfq", {"beta": 1})

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from quantvggt import api
+from quantvggt.calibrate.methods import find_method
 from quantvggt.core.errors import InputError
 from quantvggt.report.demo import METHODS, SCHEMES, run_demo
 
@@ -25,7 +26,7 @@ def test_a_small_demo_tells_the_whole_story(tmp_path, capsys):
         assert row["checkpoint_bytes"] == sum(file.stat().st_size for file in checkpoint.iterdir())
         assert row["checkpoint_bytes"] < base["checkpoint_bytes"]
         record = api.load(checkpoint).quantization
-        assert (record.scheme.name, record.method) == (scheme, method)
+        assert (record.scheme.name, record.method) == (scheme, find_method(method).name)
         assert row["drift_rotation_deg"] > 0
     assert rows["w8a8", "rtn"]["drift_depth"] < rows["w4a4", "rtn"]["drift_depth"]
     assert rows["w4a4", "dsfq"]["drift_depth"] < rows["w4a4", "rtn"]["drift_depth"]
