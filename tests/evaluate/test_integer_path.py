@@ -59,5 +59,6 @@ def test_metrics_agree() -> None:
     scenes = calibration_clips("synthetic", 6, 4, 112)[2:]
     about: dict[str, Any] = {"name": "", "method": "", "scheme": "", "seed": 0, "checkpoint_bytes": 0}
     rows = [evaluate(each, scenes, **about, progress=False) for each in (model, _twin(model))]
-    for key in ("auc30", "depth_absrel", "point_error"):
-        assert rows[0][key] == pytest.approx(rows[1][key], abs=2e-3)
+    # The integers on ties turn a camera by some tenths of a degree, and 24 pairs of cameras count whole degrees of 30.
+    for key, bound in (("auc30", 15 / (24 * 30)), ("depth_absrel", 2e-3), ("point_error", 2e-3)):
+        assert rows[0][key] == pytest.approx(rows[1][key], abs=bound), key
