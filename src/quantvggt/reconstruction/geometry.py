@@ -7,7 +7,10 @@ principal point, which shifts its point cloud by half a pixel.) Sums run in floa
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from quantvggt.models.pose import matrix_to_quaternion
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 
@@ -55,3 +58,15 @@ def frustum(extrinsics: Array, intrinsics: Array, width: int, height: int, lengt
     in_camera = np.vstack([np.zeros(3), corners @ np.linalg.inv(intrinsics.astype(np.float64)).T * length])
     camera = extrinsics.astype(np.float64)
     return (in_camera - camera[:, 3]) @ camera[:, :3]
+
+
+def quaternions(extrinsics: Array) -> NDArray[np.float64]:
+    """Extrinsics [S, 3, 4] -> their rotations as unit quaternions xyzw [S, 4], scalar part >= 0."""
+    rotations = torch.from_numpy(extrinsics[:, :, :3].astype(np.float64))
+    return np.asarray(matrix_to_quaternion(rotations).numpy())
+
+
+def invert(extrinsics: Array) -> NDArray[np.float64]:
+    """World-to-camera [S, 3, 4] -> camera-to-world [S, 3, 4]."""
+    rotation = extrinsics[:, :, :3].astype(np.float64).swapaxes(1, 2)
+    return np.concatenate([rotation, camera_centres(extrinsics)[:, :, None]], axis=2)

@@ -96,16 +96,19 @@ class Scene:
         max_points: int | None = None,
         seed: int = 0,
         overwrite: bool = False,
+        **options: Any,
     ) -> dict[str, Path]:
         """Write the scene into a folder in other programs' formats.
 
-        formats: any of "cameras" (cameras.json), "colmap" (colmap/: images and a text model in sparse/0),
-        "ply" (points.ply), "glb" (scene.glb, points and cameras), "depth" (depth/: PNG, NPZ, previews) and
-        "npz" (scene.npz, everything). min_confidence, max_points and seed choose the points of colmap, ply
-        and glb, see `select_points`. With overwrite, files and sub-folders of these names are replaced.
-        Returns where each format was written. Raises InputError for an unknown format, an argument out of
-        range, a file that exists, or a folder that can't be written.
+        formats: any of "cameras" (cameras.json), "colmap" (colmap/: the pictures and a model in sparse/0), "ply"
+        (points.ply), "glb" (scene.glb, points and cameras), "depth" (depth/: PNG, NPZ, previews), "npz" (scene.npz,
+        everything), "nerfstudio" (nerfstudio/: the pictures, transforms.json, points) and "tum" (trajectory.txt).
+        min_confidence, max_points, seed and options: the fields of `export.options.ExportOptions`. With overwrite,
+        files and sub-folders of these names are replaced.
+        Returns where each format was written. Raises InputError for an unknown format or option, an argument out of
+        range, a file that exists, one of the user's pictures that is gone, or a folder that can't be written.
         """
-        from quantvggt.reconstruction.export import export
+        from quantvggt.reconstruction.export import export, make_options
 
-        return export(self, Path(folder), formats, min_confidence, max_points, seed, overwrite)
+        chosen = make_options(min_confidence=min_confidence, max_points=max_points, seed=seed, **options)
+        return export(self, Path(folder), formats, chosen, overwrite)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantvggt.core.files import atomic_file
+from quantvggt.reconstruction.export.views import original_lens
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.preprocess import frame_mappings
 
@@ -42,8 +43,5 @@ def write_cameras(scene: Scene, path: Path) -> None:
 
 
 def _original(lens: NDArray[np.float32], source: dict[str, Any]) -> dict[str, Any]:
-    """Undo `pixel_in_clip = pixel_in_original * scale + offset`."""
-    (scale_x, scale_y), (offset_x, offset_y) = source["scale"], source["offset"]
-    back = np.array([[1 / scale_x, 0, -offset_x / scale_x], [0, 1 / scale_y, -offset_y / scale_y], [0, 0, 1]])
     kept: dict[str, Any] = {key: source[key] for key in ("path", "frame", "time", "width", "height") if key in source}
-    return {**kept, "intrinsics": (back @ lens).tolist()}
+    return {**kept, "intrinsics": original_lens(lens, source).tolist()}

@@ -1,6 +1,7 @@
 """File names for frames."""
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from quantvggt.reconstruction.scene import Scene
@@ -11,9 +12,15 @@ def frame_files(scene: Scene) -> list[str]:
     stems = [
         _safe(str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name) for name in scene.names
     ]
-    if len(set(map(str.lower, stems))) == len(stems):
-        return stems
-    return [f"{index:04d}_{stem}" for index, stem in enumerate(stems)]
+    return distinct(stems)
+
+
+def distinct(files: Sequence[str]) -> list[str]:
+    """The same paths if they differ, also where case doesn't count; else each with its number before its last part."""
+    if len({file.lower() for file in files}) == len(files):
+        return list(files)
+    numbered = [PurePosixPath(file) for file in files]
+    return [str(path.with_name(f"{index:04d}_{path.name}")) for index, path in enumerate(numbered)]
 
 
 def _safe(name: str) -> str:
