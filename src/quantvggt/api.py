@@ -23,6 +23,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import Model
 from quantvggt.reconstruction import predict
+from quantvggt.reconstruction.lens import Known, read_intrinsics
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
 from quantvggt.scenes.clip import Clip
@@ -127,9 +128,15 @@ def reconstruct(
     rate: float | None = None,
     mode: str = "crop",
     model_name: str = "VGGT",
+    intrinsics: Known | str | None = None,
 ) -> Scene:
-    """Photos or a video to cameras, depth and points. See `scenes.open.load_clip` and `reconstruct.predict`."""
+    """Photos or a video to cameras, depth and points. See `scenes.open.load_clip` and `reconstruction.predict`.
+
+    intrinsics: known ones, which are kept: as `reconstruction.lens.read_intrinsics` takes or gives them.
+    """
+    known = read_intrinsics(intrinsics) if isinstance(intrinsics, str) else intrinsics
     clip = source
     if not isinstance(clip, Clip):
         clip = load_clip(clip, frames=frames, rate=rate, mode=mode, size=model.image_size)
-    return predict.reconstruct(model, clip, points=points, model_name=model_name)
+    lenses = None if known is None else known.of(clip)
+    return predict.reconstruct(model, clip, points=points, model_name=model_name, intrinsics=lenses)

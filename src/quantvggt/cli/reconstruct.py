@@ -6,7 +6,7 @@ from typing import Any
 
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
 
-FORMATS = ("cameras", "colmap", "ply", "glb", "depth", "npz")
+FORMATS = ("cameras", "colmap", "ply", "glb", "depth", "npz", "nerfstudio", "tum")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--formats",
         default=",".join(FORMATS),
-        help="comma-separated: cameras (JSON), colmap (text model), ply (coloured points), glb (points and cameras), "
-        "depth (PNG and NPZ), npz (everything; `quantvggt view` reads it) (default: all)",
+        help="comma-separated: cameras (JSON), colmap (pictures and model), ply (coloured points), glb (points and "
+        "cameras), depth (PNG and NPZ), npz (everything; `quantvggt view` reads it), nerfstudio (pictures and "
+        "transforms.json), tum (trajectory) (default: all)",
     )
     parser.add_argument("--frames", type=int, help="use that many, evenly spaced (default: all images, 16 of a video)")
     parser.add_argument("--rate", type=float, help="frames per second of a video, instead of --frames")
@@ -41,18 +42,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="drop this share of points, the least sure ones (default %(default)s)",
     )
     parser.add_argument("--max-points", type=int, help="keep at most so many points, drawn at random (default: all)")
+    _add_output_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
     add_device_options(parser, dtype="auto")
 
 
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--intrinsics",
+        metavar="FX,FY,CX,CY|FILE",
+        help="known cameras, in pixels of the upright pictures: four numbers, a COLMAP cameras.txt, or a .json file",
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="bundle adjustment of the cameras (pip install 'quantvggt[refine]')"
+    )
+    parser.add_argument(
+        "--size",
+        default="original",
+        choices=("original", "network"),
+        help="pictures and cameras of colmap and nerfstudio: as large as yours, or as the model saw them "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--colmap", default="both", choices=("both", "text", "binary"), help="COLMAP model (default %(default)s)"
+    )
+    parser.add_argument("--shared-camera", action="store_true", help="one camera for all pictures: the median of theirs")
+    parser.add_argument(
+        "--voxel", type=float, metavar="EDGE", help="merge points within so much of the scene's unit (default: a pixel's "
+        "width there; 0: merge nothing)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-floaters",
+        action="store_true",
+        help="keep points on depth edges, and those that other frames look through",
+    )
+    parser.add_argument("--mesh", action="store_true", help="a mesh per frame in the GLB instead of points")
+    parser.add_argument(
+        "--depth-size",
+        default="network",
+        choices=("network", "original"),
+        help="of the depth PNGs (default %(default)s)",
+    )
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
-    from quantvggt.reconstruction.export import check_formats
-    from quantvggt.reconstruction.points import select_points
+    from quantvggt.reconstruction.export import ExportOptions, check_formats, export, points_of
+    from quantvggt.reconstruction.lens import read_intrinsics
+    from quantvggt.reconstruction.refine import refine, require_pycolmap
     from quantvggt.scenes.open import load_clip
     from quantvggt.viewer.page import write_page
 
     formats = check_formats(name.strip() for name in args.formats.split(",") if name.strip())
+    options = ExportOptions(
+        min_confidence=args.min_confidence,
+        max_points=args.max_points,
+        clean=not args.keep_floaters,
+        voxel=args.voxel,
+        size=args.size,
+        shared_camera=args.shared_camera,
+        colmap=args.colmap,
+        depth_size=args.depth_size,
+        mesh=args.mesh,
+    )
+    known = read_intrinsics(args.intrinsics) if args.intrinsics else None
+    if args.refine:
+        require_pycolmap()
     output = require_free(args.output, args.overwrite)
     source = args.source[0] if len(args.source) == 1 else args.source
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
@@ -60,27 +115,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     height, width = clip.images.shape[-2:]
     say(f"{len(clip.names)} frames of {width}x{height}; running {args.model}")
     start = time.perf_counter()
-    scene = api.reconstruct(model, clip, points=args.points, model_name=args.model)
+    scene = api.reconstruct(model, clip, points=args.points, model_name=args.model, intrinsics=known)
     seconds = time.perf_counter() - start
-    written = scene.export(
-        output,
-        formats=formats,
-        min_confidence=args.min_confidence,
-        max_points=args.max_points,
-        overwrite=args.overwrite,
-    )
+    refined = None
+    if args.refine:
+        refinement = refine(scene)
+        scene, refined = refinement.scene, refinement.record()
+        say(refinement.summary())
+    cloud = points_of(scene, options)
+    written = export(scene, output, formats, options, args.overwrite, cloud)
     page = output / "scene.html"
-    write_page(scene, page, f"{len(clip.names)} frames by {args.model}")
-    points = len(select_points(scene, args.min_confidence, args.max_points).xyz)
-    say(f"{points:,} points in {seconds:.1f} s. Open {page} in a browser. Written:")
+    write_page(scene, page, f"{len(scene.names)} frames by {args.model}", min_confidence=args.min_confidence)
+    say(f"{len(cloud):,} points in {seconds:.1f} s. Open {page} in a browser. Written:")
     for name, path in written.items():
-        say(f"  {name:8} {path}")
+        say(f"  {name:10} {path}")
     return {
         "output": str(output),
-        "frames": len(clip.names),
+        "frames": len(scene.names),
+        "left_out": [name for name in clip.names if name not in scene.names],
         "height": height,
         "width": width,
-        "points": points,
+        "points": len(cloud),
         "seconds": seconds,
+        "refined": refined,
         "files": {**{name: str(path) for name, path in written.items()}, "page": str(page)},
     }

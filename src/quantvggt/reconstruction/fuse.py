@@ -5,13 +5,17 @@ As in multi-view stereo (the geometric check of COLMAP's fusion): a point goes f
 that frame's own depth there, and comes back. If depth and pixel agree, both frames see it.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from quantvggt.core.errors import InputError
 from quantvggt.reconstruction.depth import depth_edges, sample_depth
 from quantvggt.reconstruction.geometry import project
-from quantvggt.reconstruction.points import PointCloud, Tracks, draw
+from quantvggt.reconstruction.points import PointCloud, Tracks, draw, joined
 from quantvggt.reconstruction.scene import Scene
 
 DEPTH_AGREES = 0.02
@@ -20,6 +24,8 @@ PIXELS_AGREE = 2.0
 """Largest distance, in pixels of the point's own frame, between its pixel and where the other frame's depth puts it."""
 SEEN_THROUGH = 0.1
 """A frame whose own depth exceeds a point's by this share looks through the point."""
+CHUNK = 1 << 15
+"""Points worked on at a time: what stays in a processor's cache."""
 
 
 def fuse(
@@ -64,10 +70,7 @@ def _merged(scene: Scene, cloud: PointCloud, edge: float) -> PointCloud:
     colours = np.add.reduceat(cloud.rgb[order].astype(np.int64), starts) / counts[:, None]
     surest = order[starts]
     in_order = np.argsort(surest)
-    chosen = cloud.take(surest[in_order])
-    return PointCloud(
-        chosen.xyz, colours[in_order].round().astype(np.uint8), chosen.frame, chosen.row, chosen.column
-    )
+    return replace(cloud.take(surest[in_order]), rgb=colours[in_order].round().astype(np.uint8))
 
 
 def _voxel_keys(xyz: NDArray[np.float32], edge: float) -> NDArray[np.uint64]:
@@ -84,33 +87,50 @@ def _voxel_keys(xyz: NDArray[np.float32], edge: float) -> NDArray[np.uint64]:
 
 def _with_tracks(scene: Scene, cloud: PointCloud, clean: bool) -> PointCloud:
     """The points where the frames that see them put them, with all observations; without floaters if `clean`."""
-    height, width = scene.size
+    parts = [cloud.take(np.arange(start, min(start + CHUNK, len(cloud)))) for start in range(0, len(cloud), CHUNK)]
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        return joined(list(pool.map(lambda part: _seen(scene, part, clean), parts)))
+
+
+def _seen(scene: Scene, cloud: PointCloud, clean: bool) -> PointCloud:
     count = len(cloud)
     total, seen = cloud.xyz.astype(np.float64), np.ones(count, np.intp)
     through = np.zeros(count, bool)
     found = [Tracks(np.arange(count), cloud.frame, cloud.pixels)]
     for frame in range(len(scene.names)):
-        xy, z = project(cloud.xyz, scene.extrinsics[frame], scene.intrinsics[frame])
-        inside = (z > 0) & (xy > 0).all(-1) & (xy < (width, height)).all(-1) & (cloud.frame != frame)
-        points = np.flatnonzero(inside)
-        xy, z = xy[points], z[points]
-        depth = sample_depth(scene.depth[frame], xy)
-        through[points] |= depth > (1 + SEEN_THROUGH) * z
-        close = np.flatnonzero((np.abs(depth - z) <= DEPTH_AGREES * z) & (depth > 0))
-        points, xy = points[close], xy[close]
-        other = _unproject_at(scene, frame, xy, depth[close])
-        agree = np.flatnonzero(_distance_at_home(scene, cloud, points, other) <= PIXELS_AGREE)
-        points = points[agree]
-        total[points] += other[agree]
-        seen[points] += 1
-        found.append(Tracks(points, np.full(len(points), frame), xy[agree]))
+        more, xyz, transparent = _in_frame(scene, cloud, frame)
+        total[more.point] += xyz
+        seen[more.point] += 1
+        through[transparent] = True
+        found.append(more)
     place = np.concatenate([part.point for part in found])
     order = np.argsort(place, kind="stable")
-    tracks = Tracks(*(np.concatenate([getattr(part, name) for part in found])[order] for name in vars(found[0])))
-    fused = PointCloud(
-        (total / seen[:, None]).astype(np.float32), cloud.rgb, cloud.frame, cloud.row, cloud.column, tracks
+    tracks = Tracks(
+        place[order],
+        np.concatenate([part.frame for part in found])[order],
+        np.concatenate([part.xy for part in found])[order],
     )
-    return fused.take(np.flatnonzero((seen > 1) | ~through)) if clean else fused
+    moved = replace(cloud, xyz=(total / seen[:, None]).astype(np.float32), fused=tracks)
+    return moved.take(np.flatnonzero((seen > 1) | ~through)) if clean else moved
+
+
+def _in_frame(
+    scene: Scene, cloud: PointCloud, frame: int
+) -> tuple[Tracks, NDArray[np.float64], NDArray[np.intp]]:
+    """What a frame says of other frames' points: those it sees too, where its own depth puts them [M, 3], and those it
+    looks through."""
+    height, width = scene.size
+    others = np.flatnonzero(cloud.frame != frame)
+    xy, z = project(cloud.xyz[others], scene.extrinsics[frame], scene.intrinsics[frame])
+    inside = np.flatnonzero((z > 0) & (xy > 0).all(-1) & (xy < (width, height)).all(-1))
+    points, xy, z = others[inside], xy[inside], z[inside]
+    depth = sample_depth(scene.depth[frame], xy)
+    through = points[depth > (1 + SEEN_THROUGH) * z]
+    close = np.flatnonzero((np.abs(depth - z) <= DEPTH_AGREES * z) & (depth > 0))
+    points, xy = points[close], xy[close]
+    xyz = _unproject_at(scene, frame, xy, depth[close])
+    agree = np.flatnonzero(_distance_at_home(scene, cloud, points, xyz) <= PIXELS_AGREE)
+    return Tracks(points[agree], np.full(len(agree), frame), xy[agree]), xyz[agree], through
 
 
 def _unproject_at(scene: Scene, frame: int, xy: NDArray[np.float64], depth: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """From a Scene's pixels to the point cloud that is worth showing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,19 @@ class PointCloud:
         return PointCloud(
             self.xyz[chosen], self.rgb[chosen], self.frame[chosen], self.row[chosen], self.column[chosen], fused
         )
+
+
+def joined(clouds: Sequence[PointCloud]) -> PointCloud:
+    """Fused clouds as one, one after the other."""
+    firsts = np.cumsum([0] + [len(cloud) for cloud in clouds[:-1]])
+    tracks = [cloud.tracks for cloud in clouds]
+    fused = Tracks(
+        np.concatenate([part.point + first for part, first in zip(tracks, firsts, strict=True)]),
+        np.concatenate([part.frame for part in tracks]),
+        np.concatenate([part.xy for part in tracks]),
+    )
+    names = ("xyz", "rgb", "frame", "row", "column")
+    return PointCloud(*(np.concatenate([getattr(cloud, name) for cloud in clouds]) for name in names), fused)
 
 
 def select_points(

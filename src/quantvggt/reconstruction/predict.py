@@ -1,5 +1,8 @@
 """Images to a Scene with a model, quantized or not."""
 
+import warnings
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,6 +10,7 @@ from numpy.typing import NDArray
 from quantvggt.core.errors import InputError, QuantVGGTError
 from quantvggt.models import Answers, Model
 from quantvggt.reconstruction.geometry import to_camera, unproject
+from quantvggt.reconstruction.lens import clip_lens
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.preprocess import covered, frame_mappings
@@ -15,15 +19,24 @@ Array = NDArray[np.float32]
 NEEDED_HEADS = {"depth": ("camera", "depth"), "pointmap": ("camera", "point")}
 
 
-def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str = "VGGT") -> Scene:
+def reconstruct(
+    model: Model,
+    clip: Clip,
+    points: str = "depth",
+    model_name: str = "VGGT",
+    intrinsics: NDArray[np.float64] | None = None,
+) -> Scene:
     """Run the model on a clip, where the model lives and in its dtype.
 
     points: where the world points come from: "depth" unprojects depth with the predicted cameras (the more
     accurate of the two in the VGGT paper, section 4.3), "pointmap" takes the point head's own; a model
     without a depth head then gets its depth from those points. model_name goes into the scene's provenance.
     White padding and values that aren't finite get depth 0 and confidence 0.
+    intrinsics: known ones [S, 3, 3], in pixels of the user's pictures (of the frames where there are none), which stand
+    in for the model's.
+    A frame whose camera isn't finite, or none of whose depths is, is left out, with one warning for all of them.
     Raises InputError if `points` is unknown, the model lacks a head, or the frames don't fit its patches;
-    QuantVGGTError if the predicted cameras aren't finite.
+    QuantVGGTError if no frame is left.
     """
     if points not in NEEDED_HEADS:
         raise InputError(f"points is {points!r}; choose one of: {', '.join(NEEDED_HEADS)}")
@@ -33,19 +46,21 @@ def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str
 
     with torch.inference_mode():
         answers = model.answers(clip.images[None].to(model.device))
-    extrinsics, intrinsics = _array(answers.extrinsics), _array(answers.intrinsics)
-    if not (np.isfinite(extrinsics).all() and np.isfinite(intrinsics).all()):
-        raise QuantVGGTError(
-            "the model's cameras are not finite (an overflow, or a field of view of zero); "
-            "check its weights, and run it in float32 or bfloat16"
-        )
-    depth, depth_conf, world, world_conf = _dense(answers, points, extrinsics, intrinsics, _shown(clip))
+    extrinsics, lenses = _array(answers.extrinsics), _array(answers.intrinsics)
+    if intrinsics is not None:
+        lenses = _known(intrinsics, clip)
+    usable = _usable(answers, points, extrinsics, lenses)
+    _tell_left_out(clip.names, usable)
+    depth, depth_conf, world, world_conf = (
+        array[usable] for array in _dense(answers, points, extrinsics, lenses, _shown(clip))
+    )
+    images = clip.images[torch.from_numpy(usable)].permute(0, 2, 3, 1)
     quantization = model.quantization
     return Scene(
-        names=list(clip.names),
-        images=(clip.images.permute(0, 2, 3, 1) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
-        extrinsics=extrinsics,
-        intrinsics=intrinsics,
+        names=[name for name, kept in zip(clip.names, usable, strict=True) if kept],
+        images=(images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
+        extrinsics=extrinsics[usable],
+        intrinsics=lenses[usable],
         depth=depth,
         depth_conf=depth_conf,
         points=world,
@@ -55,9 +70,52 @@ def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str
             "method": quantization.method if quantization else "float",
             "scheme": quantization.scheme.name if quantization else "float32",
             "points": points,
-            "source": clip.source,
+            **({} if intrinsics is None else {"intrinsics": "given"}),
+            "source": _source(clip, usable),
         },
     )
+
+
+def _usable(answers: Answers, points: str, extrinsics: Array, intrinsics: Array) -> NDArray[np.bool_]:
+    """Which frames have a finite camera that sees something, and a finite depth (or point) somewhere: bool [S]."""
+    focal = intrinsics[:, (0, 1), (0, 1)]
+    cameras = np.isfinite(extrinsics).all((1, 2)) & np.isfinite(intrinsics).all((1, 2)) & (focal > 0).all(1)
+    dense = answers.depth if points == "depth" else answers.points
+    return cameras & np.isfinite(_array(dense)).reshape(len(cameras), -1).any(1)
+
+
+def _tell_left_out(names: list[str], usable: NDArray[np.bool_]) -> None:
+    left_out = [name for name, kept in zip(names, usable, strict=True) if not kept]
+    remedy = "check the model's weights, and run it in float32 or bfloat16"
+    if len(left_out) == len(names):
+        raise QuantVGGTError(
+            f"the model's cameras are not finite, or its depth, in any frame (an overflow, or a field of view of zero); "
+            f"{remedy}"
+        )
+    if left_out:
+        warnings.warn(
+            f"left out, because the model's camera or depth is not finite there: {', '.join(left_out)} "
+            f"({len(left_out)} of {len(names)} frames); {remedy}",
+            stacklevel=3,
+        )
+
+
+def _known(intrinsics: NDArray[np.float64], clip: Clip) -> Array:
+    """Given intrinsics of the user's pictures, in the clip's pixels."""
+    sources = frame_mappings(clip.source, len(clip.names))
+    if intrinsics.shape != (len(clip.names), 3, 3):
+        raise InputError(f"intrinsics must be [{len(clip.names)}, 3, 3], one for each frame, got {intrinsics.shape}")
+    if sources:
+        intrinsics = np.stack([clip_lens(lens, source) for lens, source in zip(intrinsics, sources, strict=True)])
+    return intrinsics.astype(np.float32)
+
+
+def _source(clip: Clip, usable: NDArray[np.bool_]) -> dict[str, Any]:
+    """What the clip was read from, without the frames that were left out."""
+    frames = frame_mappings(clip.source, len(clip.names))
+    if not frames or usable.all():
+        return clip.source
+    return {**clip.source, "frames": [frame for frame, kept in zip(frames, usable, strict=True) if kept]}
 
 
 def _dense(

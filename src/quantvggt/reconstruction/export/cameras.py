@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantvggt.core.files import atomic_file
-from quantvggt.reconstruction.export.views import original_lens
+from quantvggt.reconstruction.lens import original_lens
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.preprocess import frame_mappings
 

@@ -38,7 +38,7 @@ def write_colmap(
     the mean distance, in pixels of the pictures, between its projections and its observations.
     """
     views = make_views(scene, size, shared_camera)
-    model = model_of(scene, cloud, views, shared_camera)
+    model = _model(scene, cloud, views, shared_camera)
     with atomic_folder(path) as folder:
         write_pictures(scene, views, folder / "images")
         sparse = folder / "sparse" / "0"
@@ -83,7 +83,7 @@ class Model:
         return np.argsort(self.point, kind="stable")
 
 
-def model_of(scene: Scene, cloud: PointCloud, views: list[View], shared_camera: bool = False) -> Model:
+def _model(scene: Scene, cloud: PointCloud, views: list[View], shared_camera: bool) -> Model:
     """The scene in COLMAP's terms, with reprojection errors in the views' pixels."""
     tracks = cloud.tracks
     length = np.bincount(tracks.point, minlength=len(cloud))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quantvggt.core.errors import InputError
 from quantvggt.reconstruction.export.names import distinct, frame_files
+from quantvggt.reconstruction.lens import original_lens
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.preprocess import frame_mappings
 
@@ -57,19 +58,6 @@ def make_views(scene: Scene, size: str = "original", shared_camera: bool = False
     sources = frame_mappings(scene.provenance.get("source", {}), len(scene.names)) if size == "original" else []
     views = _originals(scene, sources) if sources else _frames(scene)
     return _sharing(views) if shared_camera else views
-
-
-def original_lens(lens: NDArray[Any], source: dict[str, Any]) -> NDArray[np.float64]:
-    """Undo `pixel_in_clip = pixel_in_original * scale + offset` for intrinsics [3, 3]."""
-    (scale_x, scale_y), (offset_x, offset_y) = source["scale"], source["offset"]
-    back = np.array([[1 / scale_x, 0, -offset_x / scale_x], [0, 1 / scale_y, -offset_y / scale_y], [0, 0, 1]])
-    return back @ lens.astype(np.float64)
-
-
-def clip_lens(lens: NDArray[Any], source: dict[str, Any]) -> NDArray[np.float64]:
-    """Intrinsics [3, 3] of the original picture in the clip's pixels."""
-    (scale_x, scale_y), (offset_x, offset_y) = source["scale"], source["offset"]
-    return np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y], [0, 0, 1]]) @ lens.astype(np.float64)
 
 
 def _frames(scene: Scene) -> list[View]:
