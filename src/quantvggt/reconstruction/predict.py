@@ -11,6 +11,7 @@ from quantvggt.core.errors import InputError, QuantVGGTError
 from quantvggt.models import Answers, Model
 from quantvggt.reconstruction.geometry import to_camera, unproject
 from quantvggt.reconstruction.lens import clip_lens
+from quantvggt.reconstruction.resection import resect
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.preprocess import covered, frame_mappings
@@ -35,6 +36,8 @@ def reconstruct(
     intrinsics: known ones [S, 3, 3], in pixels of the user's pictures (of the frames where there are none), which stand
     in for the model's.
     A frame whose camera isn't finite, or none of whose depths is, is left out, with one warning for all of them.
+    If the camera head gives no field of view in any frame, cameras are those that the point head's points imply, with a
+    warning.
     Raises InputError if `points` is unknown, the model lacks a head, or the frames don't fit its patches;
     QuantVGGTError if no frame is left.
     """
@@ -46,7 +49,7 @@ def reconstruct(
 
     with torch.inference_mode():
         answers = model.answers(clip.images[None].to(model.device))
-    extrinsics, lenses = _array(answers.extrinsics), _array(answers.intrinsics)
+    extrinsics, lenses = _cameras(answers)
     if intrinsics is not None:
         lenses = _known(intrinsics, clip)
     usable = _usable(answers, points, extrinsics, lenses)
@@ -76,10 +79,34 @@ def reconstruct(
     )
 
 
+def _cameras(answers: Answers) -> tuple[Array, Array]:
+    """The model's extrinsics and intrinsics; those its points imply if it sees nothing at all, see `reconstruct`."""
+    extrinsics, lenses = _array(answers.extrinsics), _array(answers.intrinsics)
+    blind = np.isfinite(extrinsics).all() and not any(_has_focal(lens) for lens in lenses)
+    if not blind or answers.points is None:
+        return extrinsics, lenses
+    found = [resect(*frame) for frame in zip(_array(answers.points), _array(answers.points_conf), strict=True)]
+    if any(camera is not None for camera in found):
+        warnings.warn(
+            "the model's camera head sees nothing (a field of view of zero); cameras are taken from its points instead, "
+            "so expect little of them: check the model's weights",
+            stacklevel=3,
+        )
+    height, width = answers.size
+    for frame, camera in enumerate(found):
+        if camera is not None:
+            extrinsics[frame], focal = camera
+            lenses[frame] = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
+    return extrinsics, lenses
+
+
+def _has_focal(lens: Array) -> bool:
+    return bool(np.isfinite(lens).all() and lens[0, 0] > 0 and lens[1, 1] > 0)
+
+
 def _usable(answers: Answers, points: str, extrinsics: Array, intrinsics: Array) -> NDArray[np.bool_]:
     """Which frames have a finite camera that sees something, and a finite depth (or point) somewhere: bool [S]."""
-    focal = intrinsics[:, (0, 1), (0, 1)]
-    cameras = np.isfinite(extrinsics).all((1, 2)) & np.isfinite(intrinsics).all((1, 2)) & (focal > 0).all(1)
+    cameras = np.isfinite(extrinsics).all((1, 2)) & np.array([_has_focal(lens) for lens in intrinsics])
     dense = answers.depth if points == "depth" else answers.points
     return cameras & np.isfinite(_array(dense)).reshape(len(cameras), -1).any(1)
 
