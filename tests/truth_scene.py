@@ -41,7 +41,7 @@ def truth_scene(clip: Clip) -> Scene:
     )
 
 
-def small_scene(seed: int = 3, frames: int = 3, size: int = 56) -> Scene:
+def small_scene(seed: int = 3, frames: int = 3, size: int | tuple[int, int] = 56) -> Scene:
     """The truth of a small synthetic clip, with graded confidences instead of all ones."""
     scene = truth_scene(make_clip(seed, frames=frames, size=size))
     grades = np.random.default_rng(seed).uniform(1, 5, scene.depth.shape).astype(np.float32)

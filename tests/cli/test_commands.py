@@ -83,8 +83,11 @@ def test_quantize_inspect_evaluate_reconstruct_view(
     made = run_json(capsys, "reconstruct", small, photos, "-o", str(scene))
     assert made["frames"] == 4
     assert {path.name for path in scene.iterdir()} >= {
-        "cameras.json", "colmap", "points.ply", "scene.glb", "depth", "scene.npz", "scene.html",
+        "cameras.json", "colmap", "points.ply", "scene.glb", "depth", "scene.npz", "scene.html", "nerfstudio",
+        "trajectory.txt",
     }  # fmt: skip
+    assert (made["left_out"], made["refined"]) == ([], None)
+    assert {path.name for path in (scene / "colmap" / "images").iterdir()} == {f"{index}.jpg" for index in range(4)}
     page = tmp_path / "page.html"
     assert run_json(capsys, "view", str(scene), "-o", str(page), "--no-open")["page"] == str(page)
     assert page.stat().st_size > 1_000_000
@@ -109,6 +112,23 @@ def test_a_static_site_is_calibrated_whatever_the_method(
     small = qv.load(tmp_path / "small")
     assert small.quantization is not None
     assert len(small.quantization.calibration["clips"]) == 1
+
+
+def test_reconstruct_with_every_option_about_what_comes_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, photos: str
+) -> None:
+    words = ("reconstruct", model, photos, "-o", str(tmp_path / "scene"), "--formats", "colmap,nerfstudio,glb,depth")
+    options = ("--intrinsics", "70,72,30,25", "--shared-camera", "--colmap", "binary", "--mesh", "--keep-floaters")
+    sizes = ("--depth-size", "original", "--voxel", "0", "--refine", "--max-points", "500")
+    made = run_json(capsys, *words, *options, *sizes)
+    assert made["points"] == 500
+    assert made["refined"]["applied"] is False  # noise shares nothing
+    assert made["refined"]["reason"]
+    model_folder = tmp_path / "scene" / "colmap" / "sparse" / "0"
+    assert {path.name for path in model_folder.iterdir()} == {"cameras.bin", "images.bin", "points3D.bin"}
+    transforms = json.loads((tmp_path / "scene" / "nerfstudio" / "transforms.json").read_text())
+    assert [transforms[key] for key in ("w", "h", "fl_x", "fl_y", "cx", "cy")] == [60, 50, 70, 72, 30, 25]
+    assert Image.open(tmp_path / "scene" / "depth" / "0.png").size == (60, 50)
 
 
 def test_import_published(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -135,3 +135,13 @@ def test_wrong_words_exit_with_2() -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["quantise"])
     assert stopped.value.code == 2
+
+
+def test_options_of_the_export_are_checked_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("reconstruct", "no-such-model", str(tmp_path), "-o", str(tmp_path / "out"))
+    assert "cannot read intrinsics '1,2'" in mistake(capsys, *words, "--intrinsics", "1,2")
+    assert "ask for at least 1" in mistake(capsys, *words, "--max-points", "0")
+    assert "voxel is -1" in mistake(capsys, *words, "--voxel", "-1")
+    assert "give 0 to 100" in mistake(capsys, *words, "--min-confidence", "300")

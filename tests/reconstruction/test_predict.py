@@ -10,6 +10,9 @@ from PIL import Image
 
 from quantvggt.core.errors import InputError, QuantVGGTError
 from quantvggt.models import VGGT, Answers, VGGTConfig
+from quantvggt.reconstruction.export.views import make_views
+from quantvggt.reconstruction.geometry import project
+from quantvggt.reconstruction.lens import read_intrinsics
 from quantvggt.reconstruction.predict import reconstruct
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.images import load_images
@@ -99,6 +102,64 @@ def test_cameras_that_are_not_finite_are_an_error(clip: Clip) -> None:
 
     with pytest.raises(QuantVGGTError, match="cameras are not finite"):
         reconstruct(Lost(clip), clip)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spoiled", ["extrinsics", "intrinsics", "depth"])
+def test_a_frame_that_is_not_finite_is_left_out(clip: Clip, spoiled: str) -> None:
+    class Lost(Oracle):
+        def answers(self, images: torch.Tensor) -> Answers:
+            answers = super().answers(images)
+            value = getattr(answers, spoiled).clone()
+            value[0, 2] = torch.nan
+            return replace(answers, **{spoiled: value})
+
+    source = {
+        "frames": [{"path": f"{i}.jpg", "width": 84, "height": 84, "scale": [1, 1], "offset": [0, 0]} for i in "0123"]
+    }
+    with pytest.warns(UserWarning, match=rf"not finite there: {clip.names[2]} \(1 of 4 frames\)") as told:
+        scene = reconstruct(Lost(clip), replace(clip, source=source))  # type: ignore[arg-type]
+    assert len(told) == 1
+    kept, truth = [0, 1, 3], truth_scene(clip)
+    assert scene.names == [clip.names[frame] for frame in kept]
+    np.testing.assert_allclose(scene.extrinsics, truth.extrinsics[kept], atol=1e-5)
+    np.testing.assert_array_equal(scene.depth, truth.depth[kept])
+    np.testing.assert_array_equal(scene.images, truth.images[kept])
+    assert [frame["path"] for frame in scene.provenance["source"]["frames"]] == ["0.jpg", "1.jpg", "3.jpg"]
+
+
+def test_a_model_that_sees_nothing_gets_cameras_from_its_points(clip: Clip) -> None:
+    class Blind(Oracle):
+        def answers(self, images: torch.Tensor) -> Answers:
+            answers = super().answers(images)
+            assert answers.extrinsics is not None
+            assert answers.intrinsics is not None
+            lens = answers.intrinsics.clone()
+            lens[..., 0, 0] = lens[..., 1, 1] = torch.inf
+            return replace(answers, extrinsics=answers.extrinsics * 0, intrinsics=lens)
+
+    with pytest.warns(UserWarning, match="a field of view of zero"):
+        scene = reconstruct(Blind(clip), clip)  # type: ignore[arg-type]
+    truth = truth_scene(clip)
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], truth.intrinsics[:, 0, 0], rtol=0.02)
+    np.testing.assert_allclose(scene.extrinsics[:, :, :3], truth.extrinsics[:, :, :3], atol=0.02)
+    with pytest.raises(QuantVGGTError, match="field of view of zero"):
+        reconstruct(Blind(clip, ("camera", "depth")), clip)  # type: ignore[arg-type]
+
+
+def test_known_intrinsics_are_kept_and_unproject_depth(clip: Clip) -> None:
+    truth = truth_scene(clip)
+    source = {"frames": [{"path": "x", "width": 840, "height": 420, "scale": [0.1, 0.2], "offset": [0, 3]}] * 4}
+    known = read_intrinsics("900,450,420,200").of(replace(clip, source=source))
+    scene = reconstruct(Oracle(clip), replace(clip, source=source), intrinsics=known)  # type: ignore[arg-type]
+    np.testing.assert_allclose(scene.intrinsics[0], [[90, 0, 42], [0, 90, 43], [0, 0, 1]], rtol=1e-6)
+    seen = scene.depth[1] > 0
+    pixels, depth = project(scene.points[1][seen], scene.extrinsics[1], scene.intrinsics[1])
+    rows, columns = np.nonzero(seen)
+    np.testing.assert_allclose(pixels, np.stack([columns, rows], -1) + 0.5, atol=1e-2)
+    np.testing.assert_allclose(depth, truth.depth[1][seen], rtol=1e-5)
+    assert scene.provenance["intrinsics"] == "given"
+    written = [view.pinhole for view in make_views(scene)]
+    np.testing.assert_allclose(written, [[900, 450, 420, 200]] * 4, rtol=2e-7)
 
 
 def tiny_vggt(heads: tuple[str, ...]) -> VGGT:

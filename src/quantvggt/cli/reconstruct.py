@@ -66,7 +66,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--colmap", default="both", choices=("both", "text", "binary"), help="COLMAP model (default %(default)s)"
     )
-    parser.add_argument("--shared-camera", action="store_true", help="one camera for all pictures: the median of theirs")
+    parser.add_argument(
+        "--shared-camera", action="store_true", help="one camera for all pictures: the median of theirs"
+    )
     parser.add_argument(
         "--voxel", type=float, metavar="EDGE", help="merge points within so much of the scene's unit (default: a pixel's "
         "width there; 0: merge nothing)"

@@ -40,9 +40,7 @@ def sample_depth(depth: Array, xy: NDArray[np.float64], share: float = EDGE) -> 
     low = np.minimum(np.minimum(corners[0], corners[1]), np.minimum(corners[2], corners[3]))
     high = np.maximum(np.maximum(corners[0], corners[1]), np.maximum(corners[2], corners[3]))
     upper, lower = (a + (b - a) * across for a, b in (corners[:2], corners[2:]))
-    nearest = np.where(
-        down < 0.5, np.where(across < 0.5, *corners[:2]), np.where(across < 0.5, *corners[2:])
-    )
+    nearest = np.where(down < 0.5, np.where(across < 0.5, *corners[:2]), np.where(across < 0.5, *corners[2:]))
     return np.where((low > 0) & (high - low <= share * low), upper + (lower - upper) * down, nearest)
 
 

@@ -6,6 +6,7 @@ that frame's own depth there, and comes back. If depth and pixel agree, both fra
 """
 
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -29,29 +30,51 @@ CHUNK = 1 << 15
 
 
 def fuse(
-    scene: Scene, cloud: PointCloud, clean: bool = True, voxel: float | None = None, max_points: int | None = None,
+    scene: Scene,
+    cloud: PointCloud,
+    clean: bool = True,
+    voxel: float | None = None,
+    max_points: int | None = None,
     seed: int = 0,
-) -> PointCloud:  # fmt: skip
+) -> PointCloud:
     """One point for each voxel that `cloud` (of `select_points`) has points in, with its tracks.
 
     clean: leave out pixels on depth edges, and floaters: points that no other frame has, though another one looks
-    through them. voxel: its edge in the scene's unit; None: `pixel_footprint`; 0: every pixel stays a point.
-    max_points: draw at most so many of what is left, the same for the same seed.
+    through them; a cloud that has nothing else stays whole, with a warning. voxel: its edge in the scene's unit; None:
+    `pixel_footprint`; 0: every pixel stays a point. max_points: draw at most so many of what is left, the same for the
+    same seed.
     A point starts from the surest pixel of its voxel, where it is seen; each other frame that agrees adds where the
     point lies in it, and the point moves to the mean of what these frames' own depths say. Colours are means of the
-    voxel's pixels. Raises InputError for a negative voxel, or if no point is left.
+    voxel's pixels. Raises InputError for a negative voxel.
     """
+    check_voxel(voxel)
+    edge = pixel_footprint(scene, cloud) if voxel is None else voxel
+    fused = _fused(scene, _inside_surfaces(scene, cloud), edge, True) if clean else _fused(scene, cloud, edge, False)
+    if not len(fused):
+        warnings.warn(
+            "every point lies on a depth edge or is one that other frames look through: none is left out, but expect "
+            "little of them",
+            stacklevel=3,
+        )
+        fused = _fused(scene, cloud, edge, False)
+    return draw(fused, max_points, seed)
+
+
+def check_voxel(voxel: float | None) -> None:
+    """Raises InputError unless it is None or not negative."""
     if voxel is not None and not 0 <= voxel < np.inf:
         raise InputError(f"voxel is {voxel}; give the edge of a voxel in the scene's unit, or 0 to merge nothing")
-    if clean:
-        edges = depth_edges(scene.depth)
-        cloud = cloud.take(np.flatnonzero(~edges[cloud.frame, cloud.row, cloud.column]))
-    if len(cloud):
-        edge = pixel_footprint(scene, cloud) if voxel is None else voxel
-        cloud = _with_tracks(scene, _merged(scene, cloud, edge) if edge > 0 else cloud, clean)
+
+
+def _inside_surfaces(scene: Scene, cloud: PointCloud) -> PointCloud:
+    edges = depth_edges(scene.depth)
+    return cloud.take(np.flatnonzero(~edges[cloud.frame, cloud.row, cloud.column]))
+
+
+def _fused(scene: Scene, cloud: PointCloud, edge: float, clean: bool) -> PointCloud:
     if not len(cloud):
-        raise InputError("no point is left after depth edges and floaters; keep them (clean=False, --keep-floaters)")
-    return draw(cloud, max_points, seed)
+        return cloud
+    return _with_tracks(scene, _merged(scene, cloud, edge) if edge > 0 else cloud, clean)
 
 
 def pixel_footprint(scene: Scene, cloud: PointCloud) -> float:
@@ -114,9 +137,7 @@ def _seen(scene: Scene, cloud: PointCloud, clean: bool) -> PointCloud:
     return moved.take(np.flatnonzero((seen > 1) | ~through)) if clean else moved
 
 
-def _in_frame(
-    scene: Scene, cloud: PointCloud, frame: int
-) -> tuple[Tracks, NDArray[np.float64], NDArray[np.intp]]:
+def _in_frame(scene: Scene, cloud: PointCloud, frame: int) -> tuple[Tracks, NDArray[np.float64], NDArray[np.intp]]:
     """What a frame says of other frames' points: those it sees too, where its own depth puts them [M, 3], and those it
     looks through."""
     height, width = scene.size

@@ -12,7 +12,9 @@ from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.preprocess import frame_mappings
 
-FORMS = "give fx,fy,cx,cy, a COLMAP cameras.txt, or a .json file with fx, fy, cx and cy (for all, or for each file name)"
+FORMS = (
+    "give fx,fy,cx,cy, a COLMAP cameras.txt, or a .json file with fx, fy, cx and cy (for all, or for each file name)"
+)
 PINHOLES = {"SIMPLE_PINHOLE": (0, 0, 1, 2), "PINHOLE": (0, 1, 2, 3)}
 """COLMAP's camera models without distortion, and where among their parameters fx, fy, cx, cy are."""
 
@@ -76,7 +78,9 @@ class Known:
         named = (self.by_name.get(key) for key in (name, PurePosixPath(name).name))
         found = next((lens for lens in (*named, self.by_size.get(size), self.everywhere) if lens is not None), None)
         if found is None:
-            raise InputError(f"the given intrinsics have none for {name} ({size[0]}x{size[1]}); add it, or leave them out")
+            raise InputError(
+                f"the given intrinsics have none for {name} ({size[0]}x{size[1]}); add it, or leave them out"
+            )
         if not (0 < found[0, 2] < size[0] and 0 < found[1, 2] < size[1]):
             raise InputError(
                 f"the given principal point ({found[0, 2]:g}, {found[1, 2]:g}) lies outside {name}, "

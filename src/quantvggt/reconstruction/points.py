@@ -97,9 +97,7 @@ def select_points(
     evenly at random, the same for the same seed.
     Raises InputError if an argument is out of range or the scene has no point at all.
     """
-    if not 0 <= min_confidence <= 100:
-        raise InputError(f"min_confidence is {min_confidence}; it is a percentile, so give 0 to 100")
-    check_max_points(max_points)
+    check_selection(min_confidence, max_points)
     known = scene.points_conf > 0
     if not known.any():
         raise InputError("the scene has no points: no pixel has a depth; check the images and the model")
@@ -114,8 +112,10 @@ def draw(cloud: PointCloud, max_points: int | None, seed: int) -> PointCloud:
     return cloud.take(np.sort(np.random.default_rng(seed).choice(len(cloud), max_points, replace=False)))
 
 
-def check_max_points(max_points: int | None) -> None:
-    """Raises InputError unless it is None or positive."""
+def check_selection(min_confidence: float, max_points: int | None) -> None:
+    """Raises InputError unless the first is a percentile, and the second None or positive."""
+    if not 0 <= min_confidence <= 100:
+        raise InputError(f"min_confidence is {min_confidence}; it is a percentile, so give 0 to 100")
     if max_points is not None and max_points < 1:
         raise InputError(f"max_points is {max_points}; ask for at least 1")
 

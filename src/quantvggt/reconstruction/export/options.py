@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from quantvggt.core.errors import InputError
-from quantvggt.reconstruction.points import MIN_CONFIDENCE, check_max_points
+from quantvggt.reconstruction.fuse import check_voxel
+from quantvggt.reconstruction.points import MIN_CONFIDENCE, check_selection
 
 SIZES = ("original", "network")
 MODELS = ("both", "text", "binary")
@@ -39,7 +40,8 @@ class ExportOptions:
         for name, known in (("size", SIZES), ("depth_size", SIZES), ("colmap", MODELS)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(known)}")
-        check_max_points(self.max_points)
+        check_selection(self.min_confidence, self.max_points)
+        check_voxel(self.voxel)
 
 
 def make_options(**values: Any) -> ExportOptions:
