@@ -210,7 +210,7 @@ def test_wrong_requests_write_nothing(scene: Scene, tmp_path: Path) -> None:
         scene.export(tmp_path, ["ply", "obj"])
     with pytest.raises(InputError, match="cannot export nothing"):
         scene.export(tmp_path, [])
-    with pytest.raises(InputError, match="export has no option 'voxels'; it has: .*voxel"):
+    with pytest.raises(InputError, match=r"export has no option 'voxels'; it has: .*voxel"):
         scene.export(tmp_path, ["ply"], voxels=1)
     for option, value in (("size", "big"), ("depth_size", "big"), ("colmap", "xml")):
         with pytest.raises(InputError, match=rf"{option} is '{value}'; choose one of: "):

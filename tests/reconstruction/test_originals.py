@@ -63,7 +63,8 @@ def test_colmap_has_the_original_size_names_and_pictures(large: Scene, tmp_path:
         source = large.provenance["source"]["frames"][frame]
         for point in image.points2D:
             in_frame = point.xy * source["scale"] + source["offset"]
-            assert (in_frame > 0).all() and (in_frame < (large.size[1], large.size[0])).all()
+            assert (in_frame > 0).all()
+            assert (in_frame < (large.size[1], large.size[0])).all()
     assert (np.array([point.track.length() for point in model.points3D.values()]) >= 2).any()
     check_reprojection(model)
     if kind == "text":

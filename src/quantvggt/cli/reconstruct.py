@@ -70,9 +70,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--shared-camera", action="store_true", help="one camera for all pictures: the median of theirs"
     )
     parser.add_argument(
-        "--voxel", type=float, metavar="EDGE", help="merge points within so much of the scene's unit (default: a pixel's "
-        "width there; 0: merge nothing)"
-    )  # fmt: skip
+        "--voxel",
+        type=float,
+        metavar="EDGE",
+        help="merge points within so much of the scene's unit (default: a pixel's width there; 0: merge nothing)",
+    )
     parser.add_argument(
         "--keep-floaters",
         action="store_true",

@@ -44,6 +44,6 @@ def sample_depth(depth: Array, xy: NDArray[np.float64], share: float = EDGE) -> 
     return np.where((low > 0) & (high - low <= share * low), upper + (lower - upper) * down, nearest)
 
 
-def _neighbours(values: NDArray, axis: int) -> tuple[NDArray, NDArray]:  # type: ignore[type-arg]
+def _neighbours(values: NDArray, axis: int) -> tuple[NDArray, NDArray]:
     """Views of all but the last and all but the first along an axis."""
     return (values[:, :-1], values[:, 1:]) if axis == -2 else (values[..., :-1], values[..., 1:])

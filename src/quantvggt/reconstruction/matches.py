@@ -55,7 +55,7 @@ def match(scene: Scene) -> tuple[NDArray[np.float64], Tracks]:
     place = (corners.frame[:, None, None], rows, columns)
     patches, surface, valid = grey[place], scene.points[place].astype(np.float64), scene.depth[place] > 0
     start = scene.points[corners.frame, corners.row, corners.column].astype(np.float64)
-    own = np.stack([corners.column, corners.row], -1) + 0.5
+    own = np.stack([corners.column, corners.row], -1).astype(np.float64) + 0.5
     found = [Tracks(np.arange(len(start)), corners.frame, own)]
     for frame in range(len(scene.names)):
         seen = _worth_a_look(scene, corners, start, valid, frame)
@@ -125,7 +125,6 @@ def _align(picture: Float, centre: Float, offsets: Float, patches: Float) -> tup
     """
     limit = MOST_SHIFTED * float(np.hypot(*picture.shape))
     shift = np.zeros_like(centre)
-    alike = np.full(len(centre), -1.0)
     for blur in BLURS:
         smooth = gaussian_filter(picture, blur) if blur else picture
         down, across = np.gradient(smooth)

@@ -59,7 +59,7 @@ class PointCloud:
     @property
     def pixels(self) -> NDArray[np.float64]:
         """The centres (x, y) of the pixels that the points come from [N, 2]."""
-        return np.stack([self.column, self.row], axis=-1) + 0.5
+        return np.stack([self.column, self.row], axis=-1).astype(np.float64) + 0.5
 
     def take(self, chosen: NDArray[np.intp]) -> "PointCloud":
         """These points only, in this ascending order, with their observations."""
@@ -83,8 +83,14 @@ def joined(clouds: Sequence[PointCloud]) -> PointCloud:
         np.concatenate([part.frame for part in tracks]),
         np.concatenate([part.xy for part in tracks]),
     )
-    names = ("xyz", "rgb", "frame", "row", "column")
-    return PointCloud(*(np.concatenate([getattr(cloud, name) for cloud in clouds]) for name in names), fused)
+    return PointCloud(
+        np.concatenate([cloud.xyz for cloud in clouds]),
+        np.concatenate([cloud.rgb for cloud in clouds]),
+        np.concatenate([cloud.frame for cloud in clouds]),
+        np.concatenate([cloud.row for cloud in clouds]),
+        np.concatenate([cloud.column for cloud in clouds]),
+        fused,
+    )
 
 
 def select_points(

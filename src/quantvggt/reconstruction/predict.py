@@ -88,15 +88,16 @@ def _cameras(answers: Answers) -> tuple[Array, Array]:
     found = [resect(*frame) for frame in zip(_array(answers.points), _array(answers.points_conf), strict=True)]
     if any(camera is not None for camera in found):
         warnings.warn(
-            "the model's camera head sees nothing (a field of view of zero); cameras are taken from its points instead, "
-            "so expect little of them: check the model's weights",
+            "the model's camera head sees nothing (a field of view of zero); cameras are taken from its points "
+            "instead, so expect little of them: check the model's weights",
             stacklevel=3,
         )
     height, width = answers.size
     for frame, camera in enumerate(found):
         if camera is not None:
-            extrinsics[frame], focal = camera
-            lenses[frame] = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
+            pose, focal = camera
+            extrinsics[frame] = pose
+            lenses[frame] = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     return extrinsics, lenses
 
 
@@ -116,7 +117,7 @@ def _tell_left_out(names: list[str], usable: NDArray[np.bool_]) -> None:
     remedy = "check the model's weights, and run it in float32 or bfloat16"
     if len(left_out) == len(names):
         raise QuantVGGTError(
-            f"the model's cameras are not finite, or its depth, in any frame (an overflow, or a field of view of zero); "
+            "the model's cameras are not finite, or its depth, in any frame (an overflow, or a field of view of zero); "
             f"{remedy}"
         )
     if left_out:

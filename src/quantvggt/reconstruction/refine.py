@@ -85,8 +85,8 @@ def require_pycolmap() -> None:
 def refine(scene: Scene) -> Refinement:
     """Bundle adjustment of a scene's cameras; depth is rescaled to them frame by frame, and points follow.
 
-    Intrinsics stay as they are: with little overlap, adjusted focal lengths make cameras worse. The world stays where it
-    was, as far as a similarity can keep it there. Raises InputError if pycolmap is not installed.
+    Intrinsics stay as they are: with little overlap, adjusted focal lengths make cameras worse. The world stays where
+    it was, as far as a similarity can keep it there. Raises InputError if pycolmap is not installed.
     """
     require_pycolmap()
     start = time.perf_counter()
@@ -166,7 +166,7 @@ def _adjusted(scene: Scene, points: Float, tracks: Tracks) -> Scene:
     moved = np.bincount(tracks.frame, minlength=len(scene.names)) >= FEWEST_IN_FRAME
     if moved.sum() < 2:
         raise _Unrefined("fewer than two pictures share enough spots")
-    for frame in np.flatnonzero(moved):
+    for frame in np.flatnonzero(moved).tolist():
         extrinsics[frame] = model.images[_left(frame)].cam_from_world().matrix()
     after = np.stack([model.points3D[number + 1].xyz for number in range(len(points))])
     if not (np.isfinite(extrinsics).all() and np.isfinite(after).all()):
@@ -182,9 +182,9 @@ def _adjusted(scene: Scene, points: Float, tracks: Tracks) -> Scene:
 def _problem(scene: Scene, points: Float, tracks: Tracks) -> tuple[Any, Any]:
     """The pycolmap.Reconstruction, points numbered as they are from 1 on, and what of it stays as it is.
 
-    Pictures that share little would let bundle adjustment bend the scene. The model's depth holds it: beside every camera
-    stands a second one, fixed to it, which sees each point shifted as far to the left as its depth says. DISPARITY is that
-    shift at the scene's median depth: the larger, the more the depth counts beside the pictures.
+    Pictures that share little would let bundle adjustment bend the scene. The model's depth holds it: beside every
+    camera stands a second one, fixed to it, which sees each point shifted as far to the left as its depth says.
+    DISPARITY is that shift at the scene's median depth: the larger, the more the depth counts beside the pictures.
     """
     import pycolmap
 
@@ -204,7 +204,7 @@ def _problem(scene: Scene, points: Float, tracks: Tracks) -> tuple[Any, Any]:
         rig = pycolmap.Rig(rig_id=frame + 1)
         group = pycolmap.Frame(frame_id=frame + 1, rig_id=frame + 1)
         parameters = [lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2]]
-        for side, seen in ((_left(frame), tracks.xy[mine]), (_right(frame), shifted)):
+        for side in (_left(frame), _right(frame)):
             camera = pycolmap.Camera(camera_id=side, model="PINHOLE", width=width, height=height, params=parameters)
             model.add_camera(camera)
             if side == _left(frame):
@@ -226,7 +226,7 @@ def _problem(scene: Scene, points: Float, tracks: Tracks) -> tuple[Any, Any]:
         for observation in range(ends[number], ends[number + 1]):
             for side, index in enumerate(place[observation].tolist()):
                 if index >= 0:
-                    track.add_element(2 * int(tracks.frame[observation]) + 1 + side, index)
+                    track.add_element(_left(int(tracks.frame[observation])) + side, index)
         model.add_point3D(xyz, track)
     anchor = int(np.bincount(tracks.frame, minlength=len(scene.names)).argmax())
     config.set_constant_rig_from_world_pose(anchor + 1)
@@ -234,11 +234,11 @@ def _problem(scene: Scene, points: Float, tracks: Tracks) -> tuple[Any, Any]:
 
 
 def _left(frame: int) -> int:
-    return 2 * int(frame) + 1
+    return 2 * frame + 1
 
 
 def _right(frame: int) -> int:
-    return 2 * int(frame) + 2
+    return 2 * frame + 2
 
 
 def _similarity(source: Float, target: Float) -> tuple[float, Float, Float]:
@@ -306,5 +306,5 @@ def _judge(scene: Scene, points: Float, tracks: Tracks) -> float:
     normal, wanted = np.zeros((len(points), 3, 3)), np.zeros((len(points), 3))
     np.add.at(normal, tracks.point, across)
     np.add.at(wanted, tracks.point, np.einsum("mij,mj->mi", across, centres[tracks.frame]))
-    met = np.linalg.solve(normal + 1e-9 * np.eye(3), wanted[..., None])[..., 0]
+    met = np.asarray(np.linalg.solve(normal + 1e-9 * np.eye(3), wanted[..., None])[..., 0], np.float64)
     return float(np.median(_errors(scene, met, tracks)))

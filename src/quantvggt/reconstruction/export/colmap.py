@@ -136,14 +136,14 @@ def _write_text(model: Model, folder: Path) -> None:
         stream.write(b"# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX of each observation\n")
         decimals, order, done = decimals_for(model.xyz), model.by_point, 0
         for points, length in _of_equal_length(model.length):
-            mine = order[done : done + (points.stop - points.start) * length].reshape(-1, length)
-            done += mine.size
+            seen = order[done : done + (points.stop - points.start) * length].reshape(-1, length)
+            done += seen.size
             columns = [(np.arange(points.start, points.stop) + 1, 0)]
             columns += [(model.xyz[points, axis], decimals) for axis in range(3)]
             columns += [(model.rgb[points, channel], 0) for channel in range(3)]
             columns += [(model.error[points], PIXEL_DECIMALS + 1)]
             for step in range(length):
-                columns += [(model.image[mine[:, step]] + 1, 0), (model.index[mine[:, step]], 0)]
+                columns += [(model.image[seen[:, step]] + 1, 0), (model.index[seen[:, step]], 0)]
             stream.write(table(columns))
 
 
@@ -166,14 +166,14 @@ def _write_binary(model: Model, folder: Path) -> None:
         stream.write(struct.pack("<Q", len(model.xyz)))
         order, done = model.by_point, 0
         for points, length in _of_equal_length(model.length):
-            mine = order[done : done + (points.stop - points.start) * length].reshape(-1, length)
-            done += mine.size
+            seen = order[done : done + (points.stop - points.start) * length].reshape(-1, length)
+            done += seen.size
             fields = [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("length", "<u8")]
-            rows = np.empty(len(mine), [*fields, ("track", "<u4", (length, 2))])
+            rows = np.empty(len(seen), [*fields, ("track", "<u4", (length, 2))])
             rows["id"] = np.arange(points.start, points.stop) + 1
             rows["xyz"], rows["rgb"], rows["error"] = model.xyz[points], model.rgb[points], model.error[points]
             rows["length"] = length
-            rows["track"] = np.stack([model.image[mine] + 1, model.index[mine]], axis=-1)
+            rows["track"] = np.stack([model.image[seen] + 1, model.index[seen]], axis=-1)
             stream.write(rows.tobytes())
 
 

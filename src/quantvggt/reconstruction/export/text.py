@@ -16,7 +16,7 @@ def decimals_for(values: NDArray[np.float64], digits: int = 8) -> int:
     return int(np.clip(digits - 1 - np.floor(np.log10(np.median(sizes))), 0, 12))
 
 
-def table(columns: list[tuple[NDArray, int]], ends: NDArray[np.bool_] | None = None) -> bytes:  # type: ignore[type-arg]
+def table(columns: list[tuple[NDArray, int]], ends: NDArray[np.bool_] | None = None) -> bytes:
     """Rows of numbers, a space between two and a line break at the end.
 
     columns: values [N] and how many digits after the point each of them gets, 0 for whole numbers. ends [N]: the rows
@@ -37,7 +37,7 @@ def table(columns: list[tuple[NDArray, int]], ends: NDArray[np.bool_] | None = N
     return letters[shown].tobytes()
 
 
-def _column(values: NDArray, decimals: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:  # type: ignore[type-arg]
+def _column(values: NDArray, decimals: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Letters [N, L], right-aligned, a space last, and which of them are shown."""
     if values.dtype.kind == "f":
         largest = float(np.abs(values).max()) if len(values) else 0.0
