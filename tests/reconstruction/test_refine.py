@@ -9,8 +9,9 @@ import pytest
 import quantvggt as qv
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.metrics.pose import auc, pose_errors
+from quantvggt.reconstruction.depth import depth_edges
 from quantvggt.reconstruction.geometry import project, unproject
-from quantvggt.reconstruction.matches import match
+from quantvggt.reconstruction.matches import match, reduced
 from quantvggt.reconstruction.refine import refine
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clip
@@ -132,3 +133,31 @@ def test_without_pycolmap_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(InputError, match=r"pip install 'quantvggt\[refine\]'"):
         refine(truth_scene(make_clip(CAN, frames=2)))
+
+
+def test_large_frames_are_matched_at_a_smaller_size() -> None:
+    """The smaller scene is the same scene: its points lie on the same surfaces, and matches come back in large pixels."""
+    truth = truth_scene(make_clip(CAN, frames=3, size=336))
+    small = reduced(truth, 3)
+    assert small.size == (112, 112)
+    inner = ~depth_edges(truth.depth)[:, 1::3, 1::3] & (small.depth > 0)
+    near = np.linalg.norm(small.points - truth.points[:, 1::3, 1::3], axis=-1)
+    assert np.quantile(near[inner] / small.depth[inner], 0.95) < 0.01
+    _, tracks = match(truth)
+    assert tracks.xy.max() > 200
+    first = np.flatnonzero(np.diff(tracks.point, prepend=-1))
+    others = np.setdiff1d(np.arange(len(tracks)), first)
+    columns, rows = np.floor(tracks.xy[first]).astype(int).T
+    surface = truth.points[tracks.frame[first], rows, columns]
+    errors = np.concatenate(
+        [
+            np.linalg.norm(
+                project(surface[tracks.point[mine]], truth.extrinsics[frame], truth.intrinsics[frame])[0]
+                - tracks.xy[mine],
+                axis=1,
+            )
+            for frame in range(3)
+            for mine in [others[tracks.frame[others] == frame]]
+        ]
+    )
+    assert np.median(errors) < 2

@@ -5,19 +5,22 @@ that is found by aligning the patch with the picture there (Lucas and Kanade 198
 2004, which differentiates the patch alone), coarse to fine, with brightness and contrast taken out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, sobel
 
 from quantvggt.reconstruction.depth import depth_edges
-from quantvggt.reconstruction.geometry import project
+from quantvggt.reconstruction.geometry import project, unproject
 from quantvggt.reconstruction.points import Tracks
 from quantvggt.reconstruction.scene import Scene
 
 Float = NDArray[np.float64]
 
+DIAGONAL = 320
+"""Of the frames that are matched, about, in pixels."""
 RADIUS = 6
 """Patches are 2 RADIUS + 1 pixels wide."""
 PER_FRAME = 400
@@ -45,8 +48,40 @@ class Corners:
 def match(scene: Scene) -> tuple[NDArray[np.float64], Tracks]:
     """Where corners of each frame are seen in the others: start points float64 [N, 3] and tracks of two or more.
 
-    The first observation of a point is its own pixel's centre.
+    The first observation of a point is the centre of the pixel that it starts from. Large frames are made smaller by a
+    whole number first: a patch must be large enough to be recognised.
     """
+    factor = max(1, round(float(np.hypot(*scene.size)) / DIAGONAL))
+    start, tracks = _match(reduced(scene, factor))
+    return start, replace(tracks, xy=tracks.xy * factor)
+
+
+def reduced(scene: Scene, factor: int) -> Scene:
+    """The scene in frames smaller by a whole factor: means of pixels; no depth where one of them has none."""
+    if factor == 1:
+        return scene
+    count, height, width = len(scene.names), scene.size[0] // factor, scene.size[1] // factor
+
+    def blocks(values: NDArray[Any]) -> NDArray[Any]:
+        whole = values[:, : height * factor, : width * factor]
+        return whole.reshape(count, height, factor, width, factor, *values.shape[3:]).swapaxes(2, 3)
+
+    depth = np.where((blocks(scene.depth) > 0).all((3, 4)), blocks(scene.depth).mean((3, 4)), 0).astype(np.float32)
+    confidence = np.where(depth > 0, blocks(scene.depth_conf).mean((3, 4)), 0).astype(np.float32)
+    lenses = scene.intrinsics.copy()
+    lenses[:, :2] /= factor
+    return replace(
+        scene,
+        images=blocks(scene.images).mean((3, 4)).round().astype(np.uint8),
+        intrinsics=lenses,
+        depth=depth,
+        depth_conf=confidence,
+        points=unproject(depth, scene.extrinsics, lenses),
+        points_conf=confidence.copy(),
+    )
+
+
+def _match(scene: Scene) -> tuple[NDArray[np.float64], Tracks]:
     grey = scene.images.astype(np.float64) @ (0.299, 0.587, 0.114) / 255
     corners = find_corners(scene, grey)
     around = np.arange(-RADIUS, RADIUS + 1)
