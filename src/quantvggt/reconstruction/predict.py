@@ -21,7 +21,7 @@ def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str
     points: where the world points come from: "depth" unprojects depth with the predicted cameras (the more
     accurate of the two in the VGGT paper, section 4.3), "pointmap" takes the point head's own; a model
     without a depth head then gets its depth from those points. model_name goes into the scene's provenance.
-    White padding and values that aren't finite get depth 0 and confidence 0.
+    White padding, transparency and values that aren't finite get depth 0 and confidence 0.
     Raises InputError if `points` is unknown, the model lacks a head, or the frames don't fit its patches;
     QuantVGGTError if the predicted cameras aren't finite.
     """
@@ -92,11 +92,11 @@ def _blank(values: Array, confidence: Array, valid: NDArray[np.bool_]) -> None:
 
 
 def _shown(clip: Clip) -> NDArray[np.bool_]:
-    """Where a frame shows its picture and not white padding: bool [S, H, W]."""
+    """Where a frame shows its picture, neither transparent nor white padding: bool [S, H, W]."""
     frames, _, height, width = clip.images.shape
     shown = np.ones((frames, height, width), bool)
     for index, mapping in enumerate(frame_mappings(clip.source, frames)):
         rows, columns = covered(mapping, height, width)
         shown[index] = False
         shown[index, rows, columns] = True
-    return shown
+    return shown if clip.shown is None else shown & clip.shown.cpu().numpy()
