@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from quantvggt.core.errors import InputError
 
 _WINDOW = 0.5  # seconds: motion blur comes and goes faster
-_CANDIDATES = 15  # frames at most that are looked at for each that is taken
+_AT_LEAST = 8  # frames on either side: some films have few in a second
 
 
 def check_choice(frames: int | None, rate: float | None, every: int | None) -> None:
@@ -40,22 +40,23 @@ def at_rate(seconds: list[float], rate: float) -> list[int]:
     return sorted(set(_nearest(seconds, wanted)))
 
 
-def around(seconds: list[float], chosen: list[int]) -> list[list[int]]:
-    """For each chosen frame those that may stand in for it, itself the first.
+def slots(seconds: list[float], chosen: list[int]) -> list[list[int]]:
+    """For each evenly chosen frame those that may stand in for it, itself the first.
 
-    They lie within half a second and within a quarter of the way to the next chosen frame, so the frames stay spread.
+    The film is cut into as many slots of time, equally long if the frames are; of a slot the frames count that lie
+    within half a second, or eight frames, of the chosen one.
     """
-    times = np.asarray(seconds)
-    windows = []
-    for place, index in enumerate(chosen):
-        others = [chosen[near] for near in (place - 1, place + 1) if 0 <= near < len(chosen)]
-        reach = min([_WINDOW, *(abs(times[other] - times[index]) / 4 for other in others)])
-        first, last = np.searchsorted(times, [times[index] - reach, times[index] + reach + 1e-9])
-        inside = np.arange(first, last)
-        if len(inside) > _CANDIDATES:
-            inside = inside[np.linspace(0, len(inside) - 1, _CANDIDATES).round().astype(int)]
-        windows.append([index, *(int(other) for other in inside if other != index)])
-    return windows
+    times, count = np.asarray(seconds), len(chosen)
+    at = times[chosen]
+    # Even times k T / (N - 1) lie in the slots k T / N to (k + 1) T / N: at the start of the first, the end of the last.
+    ends = at[:-1] + np.diff(at) * (count - 1 - np.arange(count - 1)) / count
+    slot_of = np.searchsorted(ends, times, side="right")
+    candidates = []
+    for slot, index in enumerate(chosen):
+        first, last = np.searchsorted(times, [times[index] - _WINDOW, times[index] + _WINDOW])
+        near = range(max(0, min(first, index - _AT_LEAST)), min(len(times), max(last, index + _AT_LEAST + 1)))
+        candidates.append([index, *(other for other in near if slot_of[other] == slot and other != index)])
+    return candidates
 
 
 def sharpness(grey: NDArray[np.uint8]) -> float:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.animation import Animation
-from quantvggt.scenes.choice import around, at_rate, check_choice, evenly, sharpness
+from quantvggt.scenes.choice import at_rate, check_choice, evenly, sharpness, slots
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.files import is_picture
 from quantvggt.scenes.names import frame_names, printable
@@ -21,6 +21,8 @@ from quantvggt.scenes.preprocess import Fitted, check_mode, fit, to_clip
 from quantvggt.scenes.stream import VideoFile
 
 DEFAULT_FRAMES = 16
+_NOTICEABLE = 1.2
+_SPREAD = 0.25  # of the time between two frames if they were even: at least so much is kept
 
 
 class Frame(Protocol):
@@ -53,8 +55,8 @@ def load_video(
     """Read frames of a video, or of an animated picture, into a clip.
 
     frames: how many, spread evenly over time from the first to the last (16 if nothing is given; all of them, with a
-    warning, if there are fewer); of the frames within half a second, and a quarter of the way to the next, the sharpest
-    is taken. Or rate: how many per second, or every: each so many-th frame; both as they come, however sharp.
+    warning, if there are fewer), each the sharpest of those near its place (`choice.slots`) if it is noticeably sharper.
+    Or rate: how many per second, or every: each so many-th frame; both as they come, however sharp.
     mode and size: see `load_images`.
     One frame is held at full size at any time, and the same file always gives the same frames. Display rotation and the
     shape of pixels are applied, HDR becomes sRGB (`hdr`), cover art is passed over, frames that can't be decoded
@@ -125,25 +127,31 @@ def _windows(film: Film, frames: int | None, rate: float | None, every: int | No
     elif rate is not None:
         windows = [[place] for place in at_rate(seconds, rate)]
     else:
-        windows = around(seconds, evenly(seconds, frames or DEFAULT_FRAMES))
+        windows = slots(seconds, evenly(seconds, frames or DEFAULT_FRAMES))
     return [[film.usable[place] for place in window] for window in windows]
 
 
 def _sharpest(film: Film, windows: list[list[int]]) -> Iterator[tuple[int, Frame]]:
-    """The sharpest frame of each window; the first one if others are no sharper."""
+    """The sharpest frame of each window; the first of a window stays unless another is noticeably sharper, and none is
+    taken so soon after the one before that the frames would not be spread."""
     window_of = {index: number for number, window in enumerate(windows) for index in window}
+    between = (film.seconds[windows[-1][0]] - film.seconds[windows[0][0]]) / max(1, len(windows) - 1)
     best: tuple[int, Frame] | None = None
-    best_score, current = 0.0, -1
+    best_score, current, earliest = 0.0, -1, 0.0
     for index, frame in film.frames(sorted(window_of)):
         number = window_of[index]
-        window = windows[number]
-        score = sharpness(frame.grey()) if len(window) > 1 else 0.0
-        if number != current:
-            if best is not None:
-                yield best
-        elif score < best_score or (score == best_score and index != window[0]):
+        if number != current and best is not None:
+            yield best
+            earliest = film.seconds[best[0]] + between * _SPREAD
+            best = None
+        current = number
+        in_place = index == windows[number][0]
+        if not in_place and film.seconds[index] < earliest:
             continue
-        best, best_score, current = (index, frame), score, number
+        score = sharpness(frame.grey()) if len(windows[number]) > 1 else 0.0
+        score *= _NOTICEABLE if in_place else 1
+        if best is None or score > best_score or (score == best_score and in_place):
+            best, best_score = (index, frame), score
     if best is not None:
         yield best
 
