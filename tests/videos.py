@@ -9,7 +9,8 @@ import numpy as np
 def write_video(
     path: Path, count: int, codec: str = "libx264", left_to_right: bool = False, lamp: bool = False
 ) -> None:
-    """`count` frames of 56x28, 10 per second: flat greys (lamp: a lower third that is brighter by 100), or black and white halves."""
+    """`count` frames of 56x28, 10 per second: flat greys (lamp: the lower third brighter by 100), or black and white
+    halves."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 56, 28, "yuv420p"

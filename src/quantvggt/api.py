@@ -26,7 +26,7 @@ from quantvggt.reconstruction import predict
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
 from quantvggt.scenes.clip import Clip
-from quantvggt.scenes.images import ImageSource
+from quantvggt.scenes.files import ImageSource
 from quantvggt.scenes.open import load_clip
 
 PathLike = str | os.PathLike[str]
@@ -127,9 +127,11 @@ def reconstruct(
     rate: float | None = None,
     mode: str = "crop",
     model_name: str = "VGGT",
+    every: int | None = None,
+    skip_unreadable: bool = False,
 ) -> Scene:
     """Photos or a video to cameras, depth and points. See `scenes.open.load_clip` and `reconstruct.predict`."""
     clip = source
     if not isinstance(clip, Clip):
-        clip = load_clip(clip, frames=frames, rate=rate, mode=mode, size=model.image_size)
+        clip = load_clip(clip, frames, rate, mode, model.image_size, every, skip_unreadable)
     return predict.reconstruct(model, clip, points=points, model_name=model_name)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from quantvggt.scenes.picture import Picture, open_image, upright
+from quantvggt.scenes.picture import Picture, open_image, quiet_pillow, upright
 
 _UNTIMED = 0.1  # seconds of a frame that says nothing, or nothing sensible, about its duration: as browsers do
 _GREY_SIDE = 512
@@ -26,7 +26,7 @@ class Animation:
         self._places: list[int] = []
         self.damaged = False
         now = 0.0
-        with open_image(path) as (image, _):
+        with quiet_pillow(), open_image(path) as (image, _):
             size, self.expected = image.size, getattr(image, "n_frames", 1)
             for place in range(self.expected):
                 try:
@@ -47,7 +47,7 @@ class Animation:
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, "AnimationFrame"]]:
         """The frames with these ascending indices."""
-        with open_image(self.path) as (image, orientation):
+        with quiet_pillow(), open_image(self.path) as (image, orientation):
             for index in indices:
                 image.seek(self._places[index])
                 image.load()

@@ -48,7 +48,7 @@ def slots(seconds: list[float], chosen: list[int]) -> list[list[int]]:
     """
     times, count = np.asarray(seconds), len(chosen)
     at = times[chosen]
-    # Even times k T / (N - 1) lie in the slots k T / N to (k + 1) T / N: at the start of the first, the end of the last.
+    # Even times k T / (N - 1) lie in the slots k T / N to (k + 1) T / N, first and last at the very ends.
     ends = at[:-1] + np.diff(at) * (count - 1 - np.arange(count - 1)) / count
     slot_of = np.searchsorted(ends, times, side="right")
     candidates = []

@@ -17,13 +17,17 @@ _TO_709 = np.array(  # ITU-R BT.2087
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020 primaries
 _M1, _M2 = 2610 / 16384, 2523 / 32  # SMPTE ST 2084
 _C1, _C2, _C3 = 3424 / 4096, 2413 / 128, 2392 / 128
+_TOP = 65280  # swscale's 16-bit value for 1.0: 255 * 256
 _ROWS = 256  # that are converted at a time: a float copy of a whole 8K frame would be large
 
 Array = NDArray[np.float64]
 
 
 def to_srgb(codes: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
-    """Full-range R'G'B' in BT.2020, uint16 [H, W, 3], to sRGB, uint8 [H, W, 3]. transfer: PQ or HLG."""
+    """R'G'B' in BT.2020, uint16 [H, W, 3] as swscale makes it of limited range, to sRGB, uint8 [H, W, 3].
+
+    transfer: PQ or HLG.
+    """
     decode = _decoder(transfer)
     out = np.empty(codes.shape, np.uint8)
     for top in range(0, len(codes), _ROWS):
@@ -40,7 +44,7 @@ def to_srgb(codes: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
 
 def _decoder(transfer: int) -> NDArray[np.float32]:
     """Light of each code value: nits for PQ, the scene's linear light for HLG."""
-    values = np.arange(65536) / 65535
+    values = np.minimum(np.arange(65536) / _TOP, 1)
     return (pq_to_nits(values) if transfer == PQ else _hlg_to_scene(values)).astype(np.float32)
 
 

@@ -10,7 +10,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.files import ImageSource, list_images
 from quantvggt.scenes.names import image_names, printable
-from quantvggt.scenes.picture import read_picture
+from quantvggt.scenes.picture import quiet_pillow, read_picture
 from quantvggt.scenes.preprocess import Fitted, check_mode, fit, to_clip
 
 
@@ -45,9 +45,7 @@ def clip_of_files(paths: Sequence[Path], mode: str, size: int, skip_unreadable: 
                 return error
             raise
 
-    # What Pillow thinks of metadata is no concern of the user's. Filters are global, so they are set out here.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    with quiet_pillow():
         pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
         try:
             loaded = list(pool.map(load, paths))

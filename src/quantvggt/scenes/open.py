@@ -10,7 +10,7 @@ from quantvggt.scenes.choice import check_choice
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.files import ImageSource, is_picture, list_images
 from quantvggt.scenes.images import clip_of_files
-from quantvggt.scenes.picture import has_more_frames, open_image
+from quantvggt.scenes.picture import has_more_frames, open_image, quiet_pillow
 from quantvggt.scenes.preprocess import check_mode
 from quantvggt.scenes.video import load_video
 
@@ -49,5 +49,5 @@ def load_clip(
 
 
 def _is_animated(path: Path) -> bool:
-    with open_image(path) as (image, _):
+    with quiet_pillow(), open_image(path) as (image, _):
         return has_more_frames(image)

@@ -2,9 +2,10 @@
 
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -45,6 +46,24 @@ class Picture:
     alpha: Image.Image | None = None
     animated: bool = False
 
+    def turned(self, turn: Image.Transpose | None) -> "Picture":
+        if turn is None:
+            return self
+        return replace(self, rgb=self.rgb.transpose(turn), alpha=self.alpha and self.alpha.transpose(turn))
+
+    def widened(self, width: int) -> "Picture":
+        """Resized in that one direction."""
+        size, bicubic = (width, self.rgb.height), Image.Resampling.BICUBIC
+        return replace(self, rgb=self.rgb.resize(size, bicubic), alpha=self.alpha and self.alpha.resize(size, bicubic))
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """What Pillow thinks of metadata is no concern of the user's. Filters are global: not for use in threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
 
 def read_image(path: Path) -> Image.Image:
     """The colours of `read_picture`."""
@@ -59,8 +78,7 @@ def read_picture(path: Path) -> Picture:
     be had, or more than 2^29.
     """
     with open_image(path) as (image, orientation):
-        picture = upright(image, orientation)
-        return Picture(picture.rgb, picture.alpha, has_more_frames(image))
+        return replace(upright(image, orientation), animated=has_more_frames(image))
 
 
 @contextmanager
@@ -89,11 +107,20 @@ def upright(image: Image.Image, orientation: int | None = None) -> Picture:
     """The frame that an image shows now; orientation: its tag, None: as Pillow reads it."""
     turn = _TURNS.get(_orientation_of(image) if orientation is None else orientation)
     deep = image.mode.startswith(("I", "F"))
-    picture = _composed(_to_8_bits(image) if deep else image)
-    if turn is None:
-        return picture
-    alpha = picture.alpha and picture.alpha.transpose(turn)
-    return Picture(picture.rgb.transpose(turn), alpha)
+    return composed(_to_8_bits(image) if deep else image).turned(turn)
+
+
+def composed(image: Image.Image) -> Picture:
+    """Colours over white, and the transparency, of a picture of at most 8 bits."""
+    if image.mode in ("RGBa", "La"):
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        alpha = clear.getchannel("A")
+        opaque = alpha.getextrema() == (255, 255)
+        return Picture(Image.alpha_composite(white, clear).convert("RGB"), None if opaque else alpha)
+    return Picture(image.convert("RGB"))
 
 
 def has_more_frames(image: Image.Image) -> bool:
@@ -162,19 +189,6 @@ def _orientation_of(image: Image.Image) -> int:
         return value
     exif = image.info.get("exif")
     return orientation_in(exif) if isinstance(exif, bytes) else 1
-
-
-def _composed(image: Image.Image) -> Picture:
-    """Colours over white, and the transparency, of a picture of at most 8 bits."""
-    if image.mode in ("RGBa", "La"):
-        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        alpha = clear.getchannel("A")
-        opaque = alpha.getextrema() == (255, 255)
-        return Picture(Image.alpha_composite(white, clear).convert("RGB"), None if opaque else alpha)
-    return Picture(image.convert("RGB"))
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -16,8 +16,9 @@ from PIL import Image
 
 from quantvggt.core.errors import InputError
 from quantvggt.scenes import hdr
+from quantvggt.scenes.files import content_of
 from quantvggt.scenes.names import printable
-from quantvggt.scenes.picture import Picture
+from quantvggt.scenes.picture import Picture, composed
 
 _WORTH_SEEKING = 2.0  # seconds of video to pass over
 _GREY_SIDE = 512
@@ -202,14 +203,14 @@ class DecodedFrame:
         frame = self._frame
         if self._transfer in (hdr.PQ, hdr.HLG):
             codes = frame.reformat(format="rgb48le", src_colorspace="BT2020", dst_color_range="JPEG").to_ndarray()
-            image = Image.fromarray(hdr.to_srgb(codes.astype(np.uint16, copy=False), self._transfer))
+            picture = Picture(Image.fromarray(hdr.to_srgb(codes.astype(np.uint16, copy=False), self._transfer)))
+        elif any(component.is_alpha for component in frame.format.components):
+            picture = composed(Image.fromarray(frame.reformat(format="rgba").to_ndarray()))
         else:
-            image = frame.to_image()
+            picture = Picture(frame.to_image())
         if self._aspect != 1:
-            width = max(1, round(image.width * self._aspect))
-            image = image.resize((width, image.height), Image.Resampling.BICUBIC)
-        turn = _turn_of(frame)
-        return Picture(image if turn is None else image.transpose(turn))
+            picture = picture.widened(max(1, round(frame.width * self._aspect)))
+        return picture.turned(_turn_of(frame))
 
     def grey(self) -> NDArray[np.uint8]:
         """A small version [h, w], as it lies in the file, to judge its sharpness by."""
@@ -225,7 +226,8 @@ def _open(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         container = av.open(f"file:{path}")  # so that a colon in a name doesn't make it a protocol
     except (av.FFmpegError, OSError) as error:
-        raise InputError(f"cannot open {printable(path)} as a video: {error.strerror}; give one such as mp4") from error
+        remedy = "it is damaged or cut short" if content_of(path) == "video" else "give one such as mp4"
+        raise InputError(f"cannot open {printable(path)} as a video: {error.strerror}; {remedy}") from error
     with container:
         yield container
 

@@ -55,7 +55,7 @@ def load_video(
     """Read frames of a video, or of an animated picture, into a clip.
 
     frames: how many, spread evenly over time from the first to the last (16 if nothing is given; all of them, with a
-    warning, if there are fewer), each the sharpest of those near its place (`choice.slots`) if it is noticeably sharper.
+    warning, if there are fewer); a frame near such a place (`choice.slots`) is taken instead if noticeably sharper.
     Or rate: how many per second, or every: each so many-th frame; both as they come, however sharp.
     mode and size: see `load_images`.
     One frame is held at full size at any time, and the same file always gives the same frames. Display rotation and the
