@@ -70,6 +70,8 @@ class VideoFile:
             self._stamps = None
             with self._decoding() as decoded:
                 self.seconds = [index / rate for index, _ in enumerate(decoded)]
+        if not self.seconds and found:
+            raise _undecodable(path)
         if not self.seconds:
             raise InputError(f"{printable(path)} has no frames; check that the recording is complete")
         self.usable = list(range(len(self.seconds)))
@@ -82,7 +84,7 @@ class VideoFile:
             with self._decoding() as decoded:
                 self.usable = sorted({self._places[frame.pts] for frame in decoded if frame.pts in self._places})
         if not self.usable:
-            raise InputError(f"no frame of {printable(self.path)} can be decoded; convert it to H.264 in mp4")
+            raise _undecodable(self.path)
 
     def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, "DecodedFrame"]]:
         """The frames with these ascending indices, without those that can't be decoded.
@@ -221,6 +223,10 @@ class DecodedFrame:
         return small.to_ndarray().astype(np.uint8, copy=False)
 
 
+def _undecodable(path: Path) -> InputError:
+    return InputError(f"no frame of {printable(path)} can be decoded; convert it to H.264 in mp4")
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[av.container.InputContainer]:
     try:
@@ -242,7 +248,7 @@ def _main_stream(
         raise InputError(f"{printable(path)} has {what}; give a video file such as mp4")
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:
-        raise InputError(f"no frame of {printable(path)} can be decoded: unknown codec; convert it to H.264 in mp4")
+        raise _undecodable(path)
     return max(
         streams,
         key=lambda stream: (

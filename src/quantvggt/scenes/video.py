@@ -84,8 +84,6 @@ def load_video(
             stacklevel=3,
         )
         found = taken()
-    if not found:
-        raise InputError(f"no frame of {printable(path)} can be decoded; convert it to H.264 in mp4")
     wanted = frames or DEFAULT_FRAMES
     if rate is None and every is None and wanted > len(film.usable):
         warnings.warn(
