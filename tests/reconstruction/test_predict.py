@@ -145,6 +145,14 @@ def test_where_a_picture_is_transparent_there_is_nothing(tmp_path: Path) -> None
         np.testing.assert_array_equal(values == 0, clear)
 
 
+def test_pictures_that_are_transparent_everywhere_are_refused(clip: Clip) -> None:
+    blank = replace(clip, shown=torch.zeros(4, 84, 84, dtype=torch.bool))
+    with pytest.raises(InputError, match="transparent everywhere"):
+        reconstruct(Oracle(clip), blank)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"shown must be bool \[4, 84, 84\], got torch.bool \[84, 84\]"):
+        replace(clip, shown=torch.zeros(84, 84, dtype=torch.bool))
+
+
 def test_a_missing_head_is_named(clip: Clip) -> None:
     with pytest.raises(InputError, match="needs a model with a depth head"):
         reconstruct(tiny_vggt(("camera", "point")), clip)

@@ -312,3 +312,16 @@ def test_every_so_many_images(tmp_path: Path) -> None:
     assert load_clip(tmp_path, every=3, size=28).names == ["0.png", "3.png", "6.png"]
     with pytest.raises(InputError, match="not both"):
         load_clip(tmp_path, every=3, frames=2)
+
+
+def test_a_picture_that_is_transparent_everywhere(tmp_path: Path) -> None:
+    Image.new("RGBA", (56, 28), (9, 9, 9, 0)).save(tmp_path / "0.png")
+    picture(56, 28).save(tmp_path / "1.png")
+    shown = load_images(tmp_path, size=56).shown
+    assert shown is not None
+    assert shown.flatten(1).any(1).tolist() == [False, True]
+
+
+def test_an_empty_name() -> None:
+    with pytest.raises(InputError, match="name of the images is empty"):
+        load_clip("")

@@ -159,3 +159,22 @@ def test_random_damage_in_metadata_never_raises(tmp_path: Path) -> None:
             exif[place] = rng.integers(256)
         (tmp_path / "a.jpg").write_bytes(jpeg_with(EXIF + exif[: rng.integers(1, len(exif) + 1)]))
         assert sorted(read_image(tmp_path / "a.jpg").size) == [32, 48], trial
+
+
+def thumbnail() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("length", [2, 30, 400, 60000])
+@pytest.mark.parametrize("content", [b"Exif\0\0II*\0", EXIF + tiff(orientation(6)) + thumbnail()])
+def test_a_length_of_exif_that_is_wrong(tmp_path: Path, length: int, content: bytes) -> None:
+    jpeg = encoded("JPEG", quality=95)
+    whole = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", length) + content + jpeg[2:]
+    clean, _ = without_metadata(whole)
+    with Image.open(io.BytesIO(clean)) as image:
+        np.testing.assert_allclose(np.asarray(image, np.float32), np.asarray(picture()), atol=12)
+    if length > len(content):  # a shorter one Pillow reads by itself
+        (tmp_path / "a.jpg").write_bytes(whole)
+        assert read_image(tmp_path / "a.jpg").size == (48, 32)

@@ -22,7 +22,8 @@ def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str
     accurate of the two in the VGGT paper, section 4.3), "pointmap" takes the point head's own; a model
     without a depth head then gets its depth from those points. model_name goes into the scene's provenance.
     White padding, transparency and values that aren't finite get depth 0 and confidence 0.
-    Raises InputError if `points` is unknown, the model lacks a head, or the frames don't fit its patches;
+    Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches, or all are
+    transparent everywhere;
     QuantVGGTError if the predicted cameras aren't finite.
     """
     if points not in NEEDED_HEADS:
@@ -30,6 +31,10 @@ def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str
     missing = [head for head in NEEDED_HEADS[points] if head not in model.heads]
     if missing:
         raise InputError(f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none")
+
+    shown = _shown(clip)
+    if not shown.any():
+        raise InputError("all pictures are transparent everywhere; save them without transparency")
 
     with torch.inference_mode():
         answers = model.answers(clip.images[None].to(model.device))
@@ -39,7 +44,7 @@ def reconstruct(model: Model, clip: Clip, points: str = "depth", model_name: str
             "the model's cameras are not finite (an overflow, or a field of view of zero); "
             "check its weights, and run it in float32 or bfloat16"
         )
-    depth, depth_conf, world, world_conf = _dense(answers, points, extrinsics, intrinsics, _shown(clip))
+    depth, depth_conf, world, world_conf = _dense(answers, points, extrinsics, intrinsics, shown)
     quantization = model.quantization
     return Scene(
         names=list(clip.names),

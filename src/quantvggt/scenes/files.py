@@ -39,6 +39,8 @@ def list_images(source: ImageSource, skip_unreadable: bool = False) -> list[Path
             if not skip_unreadable:
                 check_file(path)
         return paths
+    if not os.fspath(source):
+        raise InputError("the name of the images is empty; give a folder, a glob, an image or a video")
     path = Path(source).expanduser()
     if path.is_dir():
         return _in_folder(path)

@@ -45,6 +45,9 @@ def _stripped_jpeg(data: bytes) -> tuple[bytes, bytes]:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xDA:
             break
+        if data[place + 2 + length : place + 3 + length] != b"\xff":  # a length that is wrong
+            place = _tables(data, place)
+            break
         segment = data[place : place + 2 + length]
         # JFIF (APP0) and Adobe (APP14) say what the numbers mean; other application data and comments don't.
         if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
@@ -53,6 +56,24 @@ def _stripped_jpeg(data: bytes) -> tuple[bytes, bytes]:
             exif = segment[4:]
         place += 2 + length
     return b"".join(kept) + data[place:], exif
+
+
+def _tables(data: bytes, place: int) -> int:
+    """Where the quantization tables of a JPEG begin, those of its largest frame: a thumbnail has tables too."""
+    best, most = place, 0
+    start = data.find(b"\xff\xdb", place)
+    while start >= 0:
+        pixels, following = 0, start
+        while data[following : following + 1] == b"\xff" and following + 9 <= len(data):
+            marker, length, _, height, width = struct.unpack_from(">xBHBHH", data, following)
+            if marker in (0xC0, 0xC1, 0xC2):  # the frame's header
+                pixels = height * width
+                break
+            following += 2 + length
+        if pixels > most:
+            best, most = start, pixels
+        start = data.find(b"\xff\xdb", start + 2)
+    return best
 
 
 def _stripped_png(data: bytes) -> tuple[bytes, bytes]:

@@ -211,7 +211,8 @@ def _prepare_heif(path: Path, kind: str) -> None:
         import pillow_heif
     except ImportError as error:
         raise InputError(
-            f"cannot read image {printable(path)}: for {kind.upper()} photos run pip install 'quantvggt[heic]'"
+            f"cannot read image {printable(path)}: {kind.upper()} needs a reader; pip install pillow-heif, or this "
+            "package with its extra heic"
         ) from error
     pillow_heif.register_heif_opener()
 
