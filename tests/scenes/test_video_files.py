@@ -65,6 +65,19 @@ def test_a_recorded_set_of_a_damaged_video_reopens(tmp_path: Path) -> None:
         assert clip.images.equal(opened.images)
 
 
+def test_damage_where_there_are_no_time_stamps(tmp_path: Path) -> None:
+    write_frames(tmp_path / "a.h264", (grey(5 * index) for index in range(30)), preset="ultrafast")
+    data = bytearray((tmp_path / "a.h264").read_bytes())
+    slices = [
+        place for place in range(len(data)) if data[place : place + 4] == b"\0\0\0\1" and data[place + 4] & 31 == 1
+    ]
+    data[slices[9] + 5 : slices[9] + 9] = b"\0\0\0\0"  # the slice's header
+    (tmp_path / "a.h264").write_bytes(data)
+    clip = quietly(tmp_path / "a.h264", every=1)
+    assert len(clip.names) >= 28
+    assert shown(clip)[:8] == list(range(8))
+
+
 def test_a_video_of_which_nothing_can_be_decoded(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", 12)
     damage_packets(tmp_path / "a.mp4", range(12))

@@ -40,8 +40,7 @@ class VideoFile:
     """The frames of a video.
 
     seconds: when each is shown, from 0, as its packets say; usable: the indices that can be decoded, all until
-    `find_usable` has looked; expected: how many frames the file announces; damaged: some of those
-    that were tried can't be decoded.
+    `find_usable` has looked; expected: how many there should be; damaged: not all that was tried could be decoded.
     Raises InputError if the file isn't a video or holds no frame.
     """
 
@@ -75,8 +74,9 @@ class VideoFile:
         if not self.seconds:
             raise InputError(f"{printable(path)} has no frames; check that the recording is complete")
         self.usable = list(range(len(self.seconds)))
-        self.expected = max(len(self.seconds), announced - sum(discard for _, _, discard in found))
-        self.damaged = self.damaged or self.expected > len(self.seconds)
+        discarded = sum(discard for _, _, discard in found)
+        self.expected = max(len(self.seconds), len(found) - discarded, announced - discarded)
+        self.damaged = self.damaged or announced - discarded > len(self.seconds)
 
     def find_usable(self) -> None:
         """Decode everything once, to know which frames can be."""

@@ -78,12 +78,13 @@ def load_video(
     found = taken()
     if film.damaged or not found:
         film.find_usable()
-        warnings.warn(
-            f"{len(film.usable)} of {film.expected} frames of {printable(path)} are usable; the rest is damaged and "
-            "left out",
-            stacklevel=3,
-        )
         found = taken()
+        if len(film.usable) < film.expected:
+            warnings.warn(
+                f"{len(film.usable)} of {film.expected} frames of {printable(path)} are usable; "
+                "the rest is damaged and left out",
+                stacklevel=3,
+            )
     wanted = frames or DEFAULT_FRAMES
     if rate is None and every is None and wanted > len(film.usable):
         warnings.warn(
