@@ -5,12 +5,16 @@ import pytest
 
 from quantvggt.scenes.hdr import HLG, PQ, nits_to_pq, pq_to_nits, to_srgb, tone_mapped
 
-TOP = 65280
 
-
-def patch(codes: list[float], transfer: int) -> list[int]:
-    pixels = np.round(np.array(codes) * TOP).astype(np.uint16)[None, None]
-    return to_srgb(np.repeat(pixels, 300, 0), transfer)[299, 0].tolist()
+def patch(codes: list[float], transfer: int, full_range: bool = False) -> list[int]:
+    """These R'G'B' as 16-bit Y'CbCr (BT.2020), and back."""
+    red, green, blue = codes
+    luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
+    ycc = np.array([luma, (blue - luma) / 1.8814, (red - luma) / 1.4746])
+    limited = (ycc * [219, 224, 224] + [16, 128, 128]) * 256
+    coded = ycc * 65535 + [0, 32768, 32768] if full_range else limited
+    pixels = np.round(coded).clip(0, 65535).astype(np.uint16)[None, None]
+    return to_srgb(np.repeat(pixels, 300, 0), transfer, full_range)[299, 0].tolist()
 
 
 def srgb(light: float) -> float:
@@ -40,6 +44,7 @@ def test_greys_in_pq(nits: float) -> None:
     code = float(nits_to_pq(np.float64(nits)))
     expected = srgb(float(tone_mapped(np.float64(nits))) / 203)
     assert patch([code] * 3, PQ) == pytest.approx([expected] * 3, abs=1)
+    assert patch([code] * 3, PQ, full_range=True) == pytest.approx([expected] * 3, abs=1)
 
 
 def test_greys_in_hlg() -> None:

@@ -17,21 +17,20 @@ _TO_709 = np.array(  # ITU-R BT.2087
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020 primaries
 _M1, _M2 = 2610 / 16384, 2523 / 32  # SMPTE ST 2084
 _C1, _C2, _C3 = 3424 / 4096, 2413 / 128, 2392 / 128
-_TOP = 65280  # swscale's 16-bit value for 1.0: 255 * 256
 _ROWS = 256  # that are converted at a time: a float copy of a whole 8K frame would be large
 
 Array = NDArray[np.float64]
 
 
-def to_srgb(codes: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
-    """R'G'B' in BT.2020, uint16 [H, W, 3] as swscale makes it of limited range, to sRGB, uint8 [H, W, 3].
+def to_srgb(codes: NDArray[np.uint16], transfer: int, full_range: bool = False) -> NDArray[np.uint8]:
+    """Y'CbCr of BT.2020, uint16 [H, W, 3], deep code values shifted up to 16 bits, to sRGB, uint8 [H, W, 3].
 
-    transfer: PQ or HLG.
+    transfer: PQ or HLG. full_range: black and white are the ends of the codes, not 16 and 235 of 255.
     """
     decode = _decoder(transfer)
     out = np.empty(codes.shape, np.uint8)
     for top in range(0, len(codes), _ROWS):
-        light = decode[codes[top : top + _ROWS]]
+        light = decode[_rgb(codes[top : top + _ROWS], full_range)]
         if transfer == HLG:  # the system gamma of a 1000-nit display
             light *= PEAK * np.maximum(light @ _LUMINANCE, 1e-9)[..., None] ** 0.2
         light = np.maximum(light @ _TO_709.T, 0)
@@ -42,9 +41,19 @@ def to_srgb(codes: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
     return out
 
 
+def _rgb(codes: NDArray[np.uint16], full_range: bool) -> NDArray[np.uint16]:
+    """R'G'B', 0 to 65535. ITU-R BT.2020's matrix by hand: swscale's is wrong for it in some versions of FFmpeg."""
+    black, span, chroma = (0, 65535, 65535) if full_range else (16 * 256, 219 * 256, 224 * 256)
+    values = codes.astype(np.float32)
+    luma = (values[..., 0] - black) / span
+    blue, red = (values[..., 1] - 32768) / chroma, (values[..., 2] - 32768) / chroma
+    rgb = np.stack([luma + 1.4746 * red, luma - 0.16455 * blue - 0.57135 * red, luma + 1.8814 * blue], -1)
+    return np.round(np.clip(rgb, 0, 1) * 65535).astype(np.uint16)
+
+
 def _decoder(transfer: int) -> NDArray[np.float32]:
-    """Light of each code value: nits for PQ, the scene's linear light for HLG."""
-    values = np.minimum(np.arange(65536) / _TOP, 1)
+    """Light of each R', G' or B': nits for PQ, the scene's linear light for HLG."""
+    values = np.arange(65536) / 65535
     return (pq_to_nits(values) if transfer == PQ else _hlg_to_scene(values)).astype(np.float32)
 
 

@@ -22,6 +22,7 @@ from quantvggt.scenes.picture import Picture, composed
 
 _WORTH_SEEKING = 2.0  # seconds of video to pass over
 _GREY_SIDE = 512
+_FULL = 2  # the range of code values, FFmpeg's AVCOL_RANGE_JPEG
 _WIDEST = 8  # a pixel's sides differ by no more, or the header is wrong
 
 # Signs of a, b, c, d in the display matrix x' = ax + cy, y' = bx + dy -> how the picture is turned (and mirrored).
@@ -204,8 +205,8 @@ class DecodedFrame:
         """Upright, with square pixels, in sRGB."""
         frame = self._frame
         if self._transfer in (hdr.PQ, hdr.HLG):
-            codes = frame.reformat(format="rgb48le", src_colorspace="BT2020", dst_color_range="JPEG").to_ndarray()
-            picture = Picture(Image.fromarray(hdr.to_srgb(codes.astype(np.uint16, copy=False), self._transfer)))
+            codes = frame.reformat(format="yuv444p16le").to_ndarray().astype(np.uint16, copy=False)
+            picture = Picture(Image.fromarray(hdr.to_srgb(codes, self._transfer, frame.color_range == _FULL)))
         elif any(component.is_alpha for component in frame.format.components):
             picture = composed(Image.fromarray(frame.reformat(format="rgba").to_ndarray()))
         else:
