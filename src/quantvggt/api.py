@@ -27,7 +27,7 @@ from quantvggt.reconstruction.lens import Known, read_intrinsics
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
 from quantvggt.scenes.clip import Clip
-from quantvggt.scenes.images import ImageSource
+from quantvggt.scenes.files import ImageSource
 from quantvggt.scenes.open import load_clip
 
 PathLike = str | os.PathLike[str]
@@ -128,6 +128,8 @@ def reconstruct(
     rate: float | None = None,
     mode: str = "crop",
     model_name: str = "VGGT",
+    every: int | None = None,
+    skip_unreadable: bool = False,
     intrinsics: Known | str | None = None,
 ) -> Scene:
     """Photos or a video to cameras, depth and points. See `scenes.open.load_clip` and `reconstruction.predict`.
@@ -137,6 +139,6 @@ def reconstruct(
     known = read_intrinsics(intrinsics) if isinstance(intrinsics, str) else intrinsics
     clip = source
     if not isinstance(clip, Clip):
-        clip = load_clip(clip, frames=frames, rate=rate, mode=mode, size=model.image_size)
+        clip = load_clip(clip, frames, rate, mode, model.image_size, every, skip_unreadable)
     lenses = None if known is None else known.of(clip)
     return predict.reconstruct(model, clip, points=points, model_name=model_name, intrinsics=lenses)

@@ -50,6 +50,36 @@ def test_unreadable_image(capsys: pytest.CaptureFixture[str], tmp_path: Path, mo
     assert "torn.png" in mistake(capsys, "reconstruct", model, str(tmp_path), "-o", str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("what", ["torn photo", "no photos", "torn video"])
+def test_what_is_wrong_with_the_input_is_said_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded first")
+
+    monkeypatch.setattr("quantvggt.api.load", loaded)
+    source = tmp_path / "input"
+    source.mkdir()
+    if what == "torn photo":
+        write_photo(source / "0.png")
+        (source / "1.png").write_bytes((source / "0.png").read_bytes()[:60])
+    if what == "torn video":
+        source = source / "film.mp4"
+        source.write_bytes(b"\0\0\0\x18ftypisom\0\0\2\0isomavc1")
+    line = mistake(capsys, "reconstruct", model, str(source), "-o", str(tmp_path / "out"))
+    assert ("1.png" if what == "torn photo" else str(source)) in line
+
+
+def test_frames_rate_and_every_contradict(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
+    write_photo(tmp_path / "photo.png")
+    for options in (
+        ["--frames", "2", "--every", "2"],
+        ["--rate", "1", "--every", "2"],
+        ["--frames", "2", "--rate", "1"],
+    ):
+        assert "not both" in mistake(capsys, "reconstruct", model, str(tmp_path), "-o", str(tmp_path / "o"), *options)
+
+
 def test_video_without_frames(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
     file = tmp_path / "sound.mkv"
     with av.open(str(file), "w") as container:

@@ -193,6 +193,27 @@ def test_a_real_model_and_real_files_with_padding(tmp_path: Path) -> None:
     assert scene.provenance["source"]["frames"][1]["path"].endswith("1.png")
 
 
+def test_where_a_picture_is_transparent_there_is_nothing(tmp_path: Path) -> None:
+    for index in range(2):
+        noise = np.random.default_rng(index).integers(0, 255, (40, 112, 4), dtype=np.uint8)
+        noise[..., 3] = 200
+        noise[:, :56, 3] = 100
+        Image.fromarray(noise).save(tmp_path / f"{index}.png")
+    scene = reconstruct(tiny_vggt(("camera", "depth", "point")), load_images(tmp_path, mode="pad", size=56))
+    clear = np.ones((2, 56, 56), bool)
+    clear[:, 21:35, 28:] = False
+    for values in (scene.depth, scene.depth_conf, scene.points_conf, scene.points.any(-1)):
+        np.testing.assert_array_equal(values == 0, clear)
+
+
+def test_pictures_that_are_transparent_everywhere_are_refused(clip: Clip) -> None:
+    blank = replace(clip, shown=torch.zeros(4, 84, 84, dtype=torch.bool))
+    with pytest.raises(InputError, match="transparent everywhere"):
+        reconstruct(Oracle(clip), blank)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"shown must be bool \[4, 84, 84\], got torch.bool \[84, 84\]"):
+        replace(clip, shown=torch.zeros(84, 84, dtype=torch.bool))
+
+
 def test_a_missing_head_is_named(clip: Clip) -> None:
     with pytest.raises(InputError, match="needs a model with a depth head"):
         reconstruct(tiny_vggt(("camera", "point")), clip)

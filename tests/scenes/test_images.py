@@ -222,3 +222,106 @@ def test_a_single_image_is_allowed_with_a_note(tmp_path: Path) -> None:
     picture(28, 28).save(tmp_path / "only.png")
     with pytest.warns(UserWarning, match="only.png gives a single view"):
         assert len(load_images(tmp_path, size=28).names) == 1
+
+
+def halves(width: int, height: int, clear: tuple[int, int, int, int]) -> Image.Image:
+    image = picture(width, height).convert("RGBA")
+    image.paste((0, 0, 0, 0), clear)
+    return image
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_what_is_transparent_is_not_shown(tmp_path: Path, mode: str) -> None:
+    """Through resizing, cropping and padding, and beside an opaque picture of another shape."""
+    halves(112, 56, (0, 0, 56, 56)).save(tmp_path / "a.png")
+    halves(56, 112, (0, 0, 56, 56)).save(tmp_path / "b.png")
+    picture(112, 56).save(tmp_path / "c.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clip = load_images(tmp_path, mode=mode, size=56)
+    assert clip.shown is not None
+    assert clip.shown.shape == (3, 56, 56)
+    wide, tall, opaque = (shown.numpy() for shown in clip.shown)
+    expected = np.zeros((56, 56), bool)
+    expected[14:42, 28:] = True
+    np.testing.assert_array_equal(wide, expected)
+    expected[14:42] = True
+    np.testing.assert_array_equal(opaque, expected)
+    below = np.zeros((56, 56), bool)
+    below[28:, slice(14, 42) if mode == "pad" else slice(None)] = True  # cropped: rows 28 to 84 of 112
+    np.testing.assert_array_equal(tall, below)
+    assert (clip.images.permute(0, 2, 3, 1)[~clip.shown] > 0.9).all()  # white, but for bicubic ringing at the edge
+
+
+def test_opaque_sets_show_everything(tmp_path: Path) -> None:
+    picture(56, 28).save(tmp_path / "a.png")
+    picture(56, 28).convert("RGBA").save(tmp_path / "b.png")
+    assert load_images(tmp_path, size=56).shown is None
+
+
+def test_portraits_are_not_cut_in_silence(tmp_path: Path) -> None:
+    for index in range(3):
+        picture(300, 400, index).save(tmp_path / f"{index}.png")
+    picture(400, 300).save(tmp_path / "wide.png")
+    with pytest.warns(
+        UserWarning, match="3 of 4 pictures are taller than wide: crop mode cuts up to 27% of their rows"
+    ) as told:
+        load_images(tmp_path, size=112)
+    assert sum("--mode pad" in str(warning.message) for warning in told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "the images differ")
+        load_images(tmp_path, mode="pad", size=112)
+        load_images([tmp_path / "wide.png", tmp_path / "wide.png"], size=112)
+
+
+def test_unreadable_files_can_be_left_out(tmp_path: Path) -> None:
+    for index in range(3):
+        picture(56, 28, index).save(tmp_path / f"{index}.png")
+    (tmp_path / "1.jpg").write_text("no photo")
+    (tmp_path / "0.jpg").touch()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"cannot read image .*0\.jpg: it is empty; replace it or leave it out"):
+        load_images(tmp_path, size=56)
+    with pytest.warns(
+        UserWarning, match=r"3 of 6 images are left out: .*0\.jpg: it is empty; .*1\.jpg.*; .*gone\.png"
+    ) as told:
+        clip = load_images(tmp_path, size=56, skip_unreadable=True)
+    assert len(told) == 1
+    assert clip.names == ["0.png", "1.png", "2.png"]
+    listed = [tmp_path / "0.png", tmp_path / "missing.png", tmp_path / "2.png"]
+    with pytest.warns(UserWarning, match="1 of 3 images are left out: no such image"):
+        assert load_clip(listed, size=56, skip_unreadable=True).names == ["0.png", "2.png"]
+    with pytest.raises(InputError, match=r"none of 2 images can be read; the first: .*1\.jpg"):
+        load_images([tmp_path / "1.jpg", tmp_path / "0.jpg"], skip_unreadable=True)
+
+
+def test_what_pillow_thinks_of_metadata_is_not_told(tmp_path: Path) -> None:
+    picture(56, 28).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01")
+    picture(56, 28).save(tmp_path / "b.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_clip(tmp_path, size=56)
+        warnings.filterwarnings("ignore", ".*single view")
+        load_clip(tmp_path / "a.jpg", size=56)
+
+
+def test_every_so_many_images(tmp_path: Path) -> None:
+    for index in range(7):
+        picture(28, 28).save(tmp_path / f"{index}.png")
+    assert load_clip(tmp_path, every=3, size=28).names == ["0.png", "3.png", "6.png"]
+    with pytest.raises(InputError, match="not both"):
+        load_clip(tmp_path, every=3, frames=2)
+
+
+def test_a_picture_that_is_transparent_everywhere(tmp_path: Path) -> None:
+    Image.new("RGBA", (56, 28), (9, 9, 9, 0)).save(tmp_path / "0.png")
+    picture(56, 28).save(tmp_path / "1.png")
+    shown = load_images(tmp_path, size=56).shown
+    assert shown is not None
+    assert shown.flatten(1).any(1).tolist() == [False, True]
+
+
+def test_an_empty_name() -> None:
+    with pytest.raises(InputError, match="name of the images is empty"):
+        load_clip("")

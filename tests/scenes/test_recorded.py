@@ -163,3 +163,15 @@ def test_a_set_is_read_whole_whatever_number_of_clips_is_asked_for(tmp_path: Pat
     pool = [replace(clip) for clip in synthetic_pool(3, 1, 0, size=14)]
     save(tmp_path / "set.json", pool)
     assert len(calibration_clips(tmp_path / "set.json", clips=1, frames=7)) == 3
+
+
+def test_names_in_any_bytes(tmp_path: Path) -> None:
+    for index, name in enumerate((b"caf\xe9.jpg", b"two\nlines.jpg")):
+        noise = np.random.default_rng(index).integers(0, 255, (28, 56, 3), np.uint8)
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            Image.fromarray(noise).save(file, "JPEG")
+    clips = calibration_clips(tmp_path, clips=1, frames=2, size=56)
+    save(tmp_path / "set.json", clips)
+    (tmp_path / "set.json").read_text(encoding="utf-8")
+    assert_same(clips, open_set(tmp_path / "set.json"))
+    assert clips[0].names == ["caf_.jpg", "two_lines.jpg"]

@@ -73,6 +73,14 @@ def load(
     return model.eval()
 
 
+def image_size_of(name_or_path: str | os.PathLike[str]) -> int:
+    """`image_size` of the model that `load` would give. Its weights must be here, but they aren't read."""
+    path = locate(name_or_path)
+    weights = open_any(path)
+    config = read_config(path.parent / CONFIG_NAME) or CheckpointConfig(infer_config(weights.infos))
+    return _empty_model(config, weights).image_size
+
+
 def infer_config(infos: dict[str, TensorInfo]) -> ModelConfig:
     """Of published weights of a family that we know, whatever prefix all names share; VGGT-1B if there is none, whose
     missing tensors tell more."""

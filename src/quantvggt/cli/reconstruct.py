@@ -11,7 +11,9 @@ FORMATS = ("cameras", "colmap", "ply", "glb", "depth", "npz", "nerfstudio", "tum
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL_HELP)
-    parser.add_argument("source", nargs="+", help="folder of images, glob, images, or a video")
+    parser.add_argument(
+        "source", nargs="+", help="folder of images (if it has none: those in folders below), glob, images, or a video"
+    )
     parser.add_argument("--output", "-o", default="scene", help="folder for the scene (default %(default)s)")
     parser.add_argument(
         "--formats",
@@ -20,13 +22,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cameras), depth (PNG and NPZ), npz (everything; `quantvggt view` reads it), nerfstudio (pictures and "
         "transforms.json), tum (trajectory) (default: all)",
     )
-    parser.add_argument("--frames", type=int, help="use that many, evenly spaced (default: all images, 16 of a video)")
-    parser.add_argument("--rate", type=float, help="frames per second of a video, instead of --frames")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        help="use N images, evenly spaced; N frames of a video, spread over its time, each the sharpest near its place "
+        "(default: all images, 16 frames of a video)",
+    )
+    parser.add_argument(
+        "--rate", type=float, metavar="FPS", help="FPS frames per second of a video, as they come, instead of --frames"
+    )
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="each N-th image or frame, as they come, instead of --frames"
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="go on without images that can't be read, with one warning (default: the first is an error; damaged "
+        "frames of a video are always left out with a warning)",
+    )
     parser.add_argument(
         "--mode",
         default="crop",
         choices=("crop", "pad"),
-        help="crop: full width, tall images lose top and bottom; pad: nothing is lost, white is added (default crop)",
+        help="crop: full width, pictures taller than wide lose top and bottom, with a warning; pad: nothing is lost, "
+        "white is added (default crop)",
     )
     parser.add_argument(
         "--points",
@@ -91,6 +111,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
+    from quantvggt.checkpoint.load import image_size_of
     from quantvggt.reconstruction.export import ExportOptions, check_formats, export, points_of
     from quantvggt.reconstruction.lens import read_intrinsics
     from quantvggt.reconstruction.refine import refine, require_pycolmap
@@ -114,8 +135,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         require_pycolmap()
     output = require_free(args.output, args.overwrite)
     source = args.source[0] if len(args.source) == 1 else args.source
+    # Pictures before the model: what is wrong with them is said at once, not after a minute of loading.
+    size = image_size_of(args.model)
+    clip = load_clip(source, args.frames, args.rate, args.mode, size, args.every, args.skip_unreadable)
+    if known is not None:
+        known.of(clip)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
-    clip = load_clip(source, frames=args.frames, rate=args.rate, mode=args.mode, size=model.image_size)
     height, width = clip.images.shape[-2:]
     say(f"{len(clip.names)} frames of {width}x{height}; running {args.model}")
     start = time.perf_counter()

@@ -32,20 +32,24 @@ def reconstruct(
     points: where the world points come from: "depth" unprojects depth with the predicted cameras (the more
     accurate of the two in the VGGT paper, section 4.3), "pointmap" takes the point head's own; a model
     without a depth head then gets its depth from those points. model_name goes into the scene's provenance.
-    White padding and values that aren't finite get depth 0 and confidence 0.
+    White padding, transparency and values that aren't finite get depth 0 and confidence 0.
     intrinsics: known ones [S, 3, 3], in pixels of the user's pictures (of the frames where there are none), which stand
     in for the model's.
     A frame whose camera isn't finite, or none of whose depths is, is left out, with one warning for all of them.
     If the camera head gives no field of view in any frame, cameras are those that the point head's points imply, with a
     warning.
-    Raises InputError if `points` is unknown, the model lacks a head, or the frames don't fit its patches;
-    QuantVGGTError if no frame is left.
+    Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches, or all are
+    transparent everywhere; QuantVGGTError if no frame is left.
     """
     if points not in NEEDED_HEADS:
         raise InputError(f"points is {points!r}; choose one of: {', '.join(NEEDED_HEADS)}")
     missing = [head for head in NEEDED_HEADS[points] if head not in model.heads]
     if missing:
         raise InputError(f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none")
+
+    shown = _shown(clip)
+    if not shown.any():
+        raise InputError("all pictures are transparent everywhere; save them without transparency")
 
     with torch.inference_mode():
         answers = model.answers(clip.images[None].to(model.device))
@@ -55,7 +59,7 @@ def reconstruct(
     usable = _usable(answers, points, extrinsics, lenses)
     _tell_left_out(clip.names, usable)
     depth, depth_conf, world, world_conf = (
-        array[usable] for array in _dense(answers, points, extrinsics, lenses, _shown(clip))
+        array[usable] for array in _dense(answers, points, extrinsics, lenses, shown)
     )
     images = clip.images[torch.from_numpy(usable)].permute(0, 2, 3, 1)
     quantization = model.quantization
@@ -178,11 +182,11 @@ def _blank(values: Array, confidence: Array, valid: NDArray[np.bool_]) -> None:
 
 
 def _shown(clip: Clip) -> NDArray[np.bool_]:
-    """Where a frame shows its picture and not white padding: bool [S, H, W]."""
+    """Where a frame shows its picture, neither transparent nor white padding: bool [S, H, W]."""
     frames, _, height, width = clip.images.shape
     shown = np.ones((frames, height, width), bool)
     for index, mapping in enumerate(frame_mappings(clip.source, frames)):
         rows, columns = covered(mapping, height, width)
         shown[index] = False
         shown[index, rows, columns] = True
-    return shown
+    return shown if clip.shown is None else shown & clip.shown.cpu().numpy()

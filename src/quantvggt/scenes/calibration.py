@@ -12,7 +12,7 @@ from torch import Tensor
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.content import checked
-from quantvggt.scenes.images import SUFFIXES
+from quantvggt.scenes.files import SUFFIXES, VIDEO_SUFFIXES, is_clutter
 from quantvggt.scenes.open import load_clip
 from quantvggt.scenes.recorded import open_set
 from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clip
@@ -21,7 +21,6 @@ SYNTHETIC = "synthetic"
 CALIBRATION_SEED = HELD_OUT_SEED + 1_000_000  # scenes that neither training nor evaluation uses
 CLIPS = 16
 FRAMES = 8
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 
 CalibrationSource = str | os.PathLike[str]
 
@@ -113,7 +112,7 @@ def _holds_images(folder: Path) -> bool:
 
 def _is_scene(entry: Path) -> bool:
     """A folder or a file that is no image (so: a video) inside a folder of scenes."""
-    return not entry.name.startswith(".") and (entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES)
+    return not is_clutter(entry.name) and (entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES)
 
 
 def _cut(clip: Clip, frames: int) -> list[Clip]:
@@ -122,7 +121,10 @@ def _cut(clip: Clip, frames: int) -> list[Clip]:
 
     def part(first: int) -> Clip:
         source = {**clip.source, "frames": clip.source["frames"][first::parts]}
-        return replace(clip, images=clip.images[first::parts], names=clip.names[first::parts], source=source)
+        shown = None if clip.shown is None else clip.shown[first::parts]
+        return replace(
+            clip, images=clip.images[first::parts], names=clip.names[first::parts], source=source, shown=shown
+        )
 
     return [part(first) for first in range(parts)]
 

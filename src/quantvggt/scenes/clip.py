@@ -27,19 +27,24 @@ class Clip:
     """S frames of one scene, all of one size.
 
     images: float32 [S, 3, H, W], RGB in [0, 1]; names: one per frame;
-    source: what it was read from (JSON-able), kept as provenance.
+    source: what it was read from (JSON-able), kept as provenance;
+    shown: bool [S, H, W], True where there is a picture; None: everywhere but in the white padding that `source` tells.
     """
 
     images: Tensor
     names: list[str]
     source: dict[str, Any] = field(default_factory=dict)
     truth: GroundTruth | None = None
+    shown: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.float32:
             raise ValueError(f"images must be float32 [S, 3, H, W], got {self.images.dtype} {tuple(self.images.shape)}")
         if len(self.names) != len(self.images):
             raise ValueError(f"{len(self.images)} frames but {len(self.names)} names")
+        expected = (len(self.images), *self.images.shape[2:])
+        if self.shown is not None and (self.shown.shape != expected or self.shown.dtype != torch.bool):
+            raise ValueError(f"shown must be bool {list(expected)}, got {self.shown.dtype} {list(self.shown.shape)}")
 
     def record(self) -> dict[str, Any]:
         """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, but no paths."""

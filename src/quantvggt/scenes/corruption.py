@@ -57,7 +57,8 @@ def corrupt(clip: Clip, kind: str, seed: int = 0, others: Sequence[Clip] = ()) -
     truth = clip.truth
     if truth is not None:
         truth = GroundTruth(truth.extrinsics[chosen], truth.intrinsics[chosen], truth.depth[chosen])
-    return Clip(clip.images[chosen], [clip.names[index] for index in chosen], source, truth)
+    shown = None if clip.shown is None else clip.shown[chosen]
+    return Clip(clip.images[chosen], [clip.names[index] for index in chosen], source, truth, shown)
 
 
 def synthetic_pool(

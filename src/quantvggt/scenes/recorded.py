@@ -17,7 +17,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.corruption import corrupt
-from quantvggt.scenes.images import read_image
+from quantvggt.scenes.picture import read_image
 from quantvggt.scenes.preprocess import Fitted, check_mode, fit, pad_to
 from quantvggt.scenes.synthetic import make_clip
 from quantvggt.scenes.video import read_frames

@@ -1,22 +1,47 @@
-"""A video to a clip: a few frames of it, decoded one at a time."""
+"""A video, or an animated picture, to a clip: a few of its frames, decoded one at a time."""
 
-import math
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
-import av
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from quantvggt.core.errors import InputError
+from quantvggt.scenes.animation import Animation
+from quantvggt.scenes.choice import at_rate, check_choice, evenly, sharpness, slots
 from quantvggt.scenes.clip import Clip
-from quantvggt.scenes.preprocess import check_mode, fit, to_common_size, warn_if_single
+from quantvggt.scenes.files import is_picture
+from quantvggt.scenes.names import frame_names, printable
+from quantvggt.scenes.picture import Picture
+from quantvggt.scenes.preprocess import Fitted, check_mode, fit, to_clip
+from quantvggt.scenes.stream import VideoFile
 
 DEFAULT_FRAMES = 16
+_NOTICEABLE = 1.2
+_SPREAD = 0.25  # of the time between two frames if they were even: at least so much is kept
+
+
+class Frame(Protocol):
+    """A decoded frame."""
+
+    def picture(self) -> Picture: ...
+    def grey(self) -> NDArray[np.uint8]: ...
+
+
+class Film(Protocol):
+    """Frames in order of time: `stream.VideoFile`, `animation.Animation`."""
+
+    seconds: list[float]
+    usable: list[int]
+    expected: int
+    damaged: bool
+
+    def find_usable(self) -> None: ...
+    def frames(self, indices: Sequence[int]) -> Iterator[tuple[int, Frame]]: ...
 
 
 def load_video(
@@ -25,139 +50,111 @@ def load_video(
     rate: float | None = None,
     mode: str = "crop",
     size: int = 518,
+    every: int | None = None,
 ) -> Clip:
-    """Read frames of a video into a clip.
+    """Read frames of a video, or of an animated picture, into a clip.
 
-    frames: how many, evenly spaced from the first frame to the last (16 if neither is given; all of them,
-    with a warning, if the video has fewer); or rate: how many per second. mode and size: see `load_images`.
-    Only one frame is held at full size at any time, and the same file always gives the same frames. The
-    display rotation that phones write is applied.
+    frames: how many, spread evenly over time from the first to the last (16 if nothing is given; all of them, with a
+    warning, if there are fewer); a frame near such a place (`choice.slots`) is taken instead if noticeably sharper.
+    Or rate: how many per second, or every: each so many-th frame; both as they come, however sharp.
+    mode and size: see `load_images`.
+    One frame is held at full size at any time, and the same file always gives the same frames. Display rotation and the
+    shape of pixels are applied, HDR becomes sRGB (`hdr`), cover art is passed over, frames that can't be decoded
+    are left out with one warning. A frame of an animation without a duration counts as 0.1 seconds.
 
     Returns a Clip with images float32 [S, 3, H, W], named after the video and the frame's index;
     `source["frames"]` also has its time in seconds. Raises InputError for wrong arguments, a file that isn't
     a video, or one without frames.
     """
     check_mode(mode, size)
+    check_choice(frames, rate, every)
     path = Path(path).expanduser()
-    if frames is not None and rate is not None:
-        raise InputError("give the number of frames or the rate, not both")
-    if frames is not None and frames < 1:
-        raise InputError(f"frames is {frames}; ask for at least 1")
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise InputError(f"rate is {rate}; give a positive number of frames per second")
-    if not path.is_file():
-        raise InputError(f"no such video: {path}; check the path")
+    film = _open_film(path)
 
-    timeline = _read_timeline(path)
-    chosen = _at_rate(timeline, rate) if rate is not None else _by_count(timeline, frames or DEFAULT_FRAMES)
-    fitted = [fit(picture, mode, size) for picture in _decode(path, timeline, chosen)]
-    if not fitted:
-        raise InputError(f"no frame of {path} could be decoded; convert it to H.264 in mp4")
-    chosen = chosen[: len(fitted)]  # a file cut short can end before its index does
-    fitted = to_common_size(fitted)
-    warn_if_single(len(fitted), str(path))
-    described = [
-        {"path": str(path), "frame": index, "time": round(timeline.seconds[index], 6), **frame.mapping()}
-        for index, frame in zip(chosen, fitted, strict=True)
-    ]
-    return Clip(
-        images=torch.stack([frame.pixels for frame in fitted]),
-        names=[f"{path.stem}_{index:06d}" for index in chosen],
-        source={"kind": "video", "mode": mode, "size": size, "frames": described},
+    def taken() -> list[tuple[int, Fitted]]:
+        windows = _windows(film, frames, rate, every)
+        return [(index, _fitted(frame, mode, size)) for index, frame in _sharpest(film, windows)]
+
+    found = taken()
+    if film.damaged or not found:
+        film.find_usable()
+        found = taken()
+        if len(film.usable) < film.expected:
+            warnings.warn(
+                f"{len(film.usable)} of {film.expected} frames of {printable(path)} are usable; "
+                "the rest is damaged and left out",
+                stacklevel=3,
+            )
+    wanted = frames or DEFAULT_FRAMES
+    if rate is None and every is None and wanted > len(film.usable):
+        warnings.warn(
+            f"the video has {len(film.usable)} frames, {wanted} were asked for: using all",
+            stacklevel=3,
+        )
+    indices = [index for index, _ in found]
+    return to_clip(
+        [frame for _, frame in found],
+        frame_names(path, indices),
+        {"kind": "video", "mode": mode, "size": size},
+        [{"path": str(path), "frame": index, "time": round(film.seconds[index], 6)} for index in indices],
+        printable(path),
     )
 
 
 def read_frames(path: Path, indices: list[int]) -> Iterator[Image.Image]:
-    """The frames of a video with these ascending indices, upright; fewer if the file is cut short.
+    """The frames of a video with these ascending indices, upright; fewer if some can't be decoded.
 
     Raises InputError if the file isn't a video, or an index lies beyond its end.
     """
-    timeline = _read_timeline(path)
-    if indices[-1] >= len(timeline.seconds):
-        raise InputError(f"{path} has {len(timeline.seconds)} frames, frame {indices[-1]} was asked for")
-    return _decode(path, timeline, indices)
+    film = _open_film(path)
+    if indices[-1] >= len(film.seconds):
+        raise InputError(f"{printable(path)} has {len(film.seconds)} frames, frame {indices[-1]} was asked for")
+    return (frame.picture().rgb for _, frame in film.frames(indices))
 
 
-@dataclass(frozen=True)
-class _Timeline:
-    """When each frame is shown. stamps: the container's own time stamps, None where it has none."""
-
-    seconds: list[float]
-    stamps: list[int] | None
+def _open_film(path: Path) -> Film:
+    if not path.is_file():
+        raise InputError(f"no such video: {printable(path)}; check the path")
+    return Animation(path) if is_picture(path) else VideoFile(path)
 
 
-def _read_timeline(path: Path) -> _Timeline:
-    """Read the packets' time stamps without decoding; headers are often wrong about the number of frames."""
-    with _open(path) as container:
-        stream = container.streams.video[0]
-        try:
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        except av.FFmpegError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}; the file is damaged") from error
-        rate = float(stream.guessed_rate or stream.average_rate or 25)
-        base = float(stream.time_base or 1 / rate)
-    if packets and all(packet.pts is not None for packet in packets):
-        stamps = sorted({packet.pts for packet in packets})
-        return _Timeline([(stamp - stamps[0]) * base for stamp in stamps], stamps)
-    # A bare stream without a container has no time stamps: count its frames.
-    count = sum(1 for _ in _frames(path))
-    if not count:
-        raise InputError(f"{path} has no frames; check that the recording is complete")
-    return _Timeline([index / rate for index in range(count)], None)
+def _windows(film: Film, frames: int | None, rate: float | None, every: int | None) -> list[list[int]]:
+    """For each frame that is to be taken the indices of its candidates, the one in its very place first."""
+    seconds = [film.seconds[index] for index in film.usable]
+    if every is not None:
+        windows = [[place] for place in range(0, len(seconds), every)]
+    elif rate is not None:
+        windows = [[place] for place in at_rate(seconds, rate)]
+    else:
+        windows = slots(seconds, evenly(seconds, frames or DEFAULT_FRAMES))
+    return [[film.usable[place] for place in window] for window in windows]
 
 
-def _by_count(timeline: _Timeline, frames: int) -> list[int]:
-    available = len(timeline.seconds)
-    if frames > available:
-        warnings.warn(f"the video has {available} frames, {frames} were asked for: using all", stacklevel=3)
-    return np.linspace(0, available - 1, min(frames, available)).round().astype(int).tolist()
+def _sharpest(film: Film, windows: list[list[int]]) -> Iterator[tuple[int, Frame]]:
+    """The sharpest frame of each window; the first of a window stays unless another is noticeably sharper, and none is
+    taken so soon after the one before that the frames would not be spread."""
+    window_of = {index: number for number, window in enumerate(windows) for index in window}
+    between = (film.seconds[windows[-1][0]] - film.seconds[windows[0][0]]) / max(1, len(windows) - 1)
+    best: tuple[int, Frame] | None = None
+    best_score, current, earliest = 0.0, -1, 0.0
+    for index, frame in film.frames(sorted(window_of)):
+        number = window_of[index]
+        if number != current and best is not None:
+            yield best
+            earliest = film.seconds[best[0]] + between * _SPREAD
+            best = None
+        current = number
+        in_place = index == windows[number][0]
+        if not in_place and film.seconds[index] < earliest:
+            continue
+        score = sharpness(frame.grey()) if len(windows[number]) > 1 else 0.0
+        score *= _NOTICEABLE if in_place else 1
+        if best is None or score > best_score or (score == best_score and in_place):
+            best, best_score = (index, frame), score
+    if best is not None:
+        yield best
 
 
-def _at_rate(timeline: _Timeline, rate: float) -> list[int]:
-    seconds = np.asarray(timeline.seconds)
-    wanted = np.arange(math.floor(seconds[-1] * rate + 1e-6) + 1) / rate
-    nearest = np.searchsorted((seconds[1:] + seconds[:-1]) / 2, wanted)
-    return np.unique(nearest).tolist()
-
-
-def _decode(path: Path, timeline: _Timeline, chosen: list[int]) -> Iterator[Image.Image]:
-    waiting = iter(chosen)
-    index = next(waiting)
-    for position, frame in enumerate(_frames(path)):
-        if timeline.stamps is None:
-            due = position >= index
-        else:
-            due = frame.pts is not None and frame.pts >= timeline.stamps[index]
-        if due:
-            yield _upright(frame)
-            following = next(waiting, None)
-            if following is None:
-                return
-            index = following
-
-
-def _frames(path: Path) -> Iterator[av.VideoFrame]:
-    with _open(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        try:
-            yield from container.decode(stream)
-        except av.FFmpegError as error:
-            raise InputError(f"cannot decode {path}: {error.strerror}; re-encode it") from error
-
-
-def _open(path: Path) -> av.container.InputContainer:
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"cannot open {path} as a video: {error.strerror}; give one such as mp4") from error
-    if not container.streams.video:
-        container.close()
-        raise InputError(f"{path} has no video stream; give a video file such as mp4")
-    return container
-
-
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    picture = frame.to_image()
-    turn = getattr(frame, "rotation", 0)  # PyAV before 14 doesn't expose it
-    return picture.rotate(turn, expand=True) if turn else picture
+def _fitted(frame: Frame, mode: str, size: int) -> Fitted:
+    picture = frame.picture()
+    return fit(picture.rgb, mode, size, picture.alpha)

@@ -11,7 +11,7 @@ from PIL import Image
 from quantvggt.core.errors import InputError
 from quantvggt.reconstruction.export.views import READABLE, View
 from quantvggt.reconstruction.scene import Scene
-from quantvggt.scenes.images import read_image
+from quantvggt.scenes.picture import read_image
 from quantvggt.scenes.video import read_frames
 
 ORIENTATION = 0x0112
