@@ -112,7 +112,8 @@ def test_nothing_comes_from_where_a_cut_out_is_transparent(
         alpha[:, :320] = 0
         image.putalpha(Image.fromarray(alpha))
         image.save(folder / f"{view}.png")
-    result, scene = run(capsys, model, folder, "--min-confidence", "0")
+    every_pixel = ("--min-confidence", "0", "--voxel", "0", "--keep-floaters")
+    result, scene = run(capsys, model, folder, *every_pixel)
     height, width = scene.size
     clear = np.broadcast_to(np.arange(width) < width // 2, scene.depth.shape)
     for values in (scene.depth, scene.depth_conf, scene.points_conf):
