@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantvggt.kernels import cpu, reference, registry
+from quantvggt.kernels import cpu, reference, registry, triton
 from quantvggt.kernels.contract import Attention, IntLinear, RotateQuantize
 
 
@@ -44,4 +44,5 @@ int_linear = _op(IntLinear, "int_linear", Tensor)
 attention = _op(Attention, "attention", Tensor)
 
 reference.register()
+triton.register()
 cpu.register()

@@ -1,0 +1,129 @@
+"""The ops on NVIDIA GPUs: where the kernels run, and which steps they take. Triton is imported when one first runs."""
+
+import importlib.util
+import os
+import platform
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize
+from quantvggt.kernels.triton import proof
+from quantvggt.kernels.triton.launch import on
+from quantvggt.kernels.triton.tiles import INTERPRETED, OLDEST, Chip, chip_of, linear_tile
+
+MOST_ROTATED = 16384  # channels, which one program holds in registers
+
+
+def interpreted() -> bool:
+    """Do kernels run on the CPU, under Triton's interpreter, for tests?"""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class TritonBackend(Backend):
+    name = "triton"
+    prove: Callable[[Callable[[Any], Any], torch.device], bool]
+
+    def available(self, device: torch.device) -> tuple[bool, str]:
+        """The first call for a GPU compiles a kernel, runs it and compares what it gives with the reference."""
+        if device.type == "cpu" and interpreted() and _installed():
+            return True, "under Triton's interpreter, for tests"
+        if device.type != "cuda":
+            return False, "NVIDIA GPUs only"
+        if not torch.cuda.is_available():
+            return False, "PyTorch finds no GPU here"
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return _usable(self, index)
+
+    def chip(self, device: torch.device) -> Chip:
+        return INTERPRETED if device.type == "cpu" else chip_of(_capability(device.index))
+
+
+class TritonRotate(TritonBackend):
+    OP = RotateQuantize.OP
+    prove = staticmethod(proof.rotation_agrees)
+
+    def accepts(self, step: RotateQuantize) -> str | None:
+        k = step.x.shape[-1]
+        if k > MOST_ROTATED:
+            return f"up to {MOST_ROTATED} channels, not {k}"
+        return None if step.x.numel() else "there are no rows"
+
+    def run(self, step: RotateQuantize) -> tuple[Tensor, Tensor]:
+        from quantvggt.kernels.triton.rotate import plan
+
+        q, scale = step.empty()
+        with on(step.device):
+            plan(step, q, scale).run()
+        return q, scale
+
+
+class TritonLinear(TritonBackend):
+    OP = IntLinear.OP
+    prove = staticmethod(proof.products_agree)
+
+    def accepts(self, step: IntLinear) -> str | None:
+        if step.out_dtype is torch.float64:
+            return "its output is never float64"
+        return None if step.q.numel() and len(step.weight) else "there are no rows or no columns"
+
+    def run(self, step: IntLinear) -> Tensor:
+        from quantvggt.kernels.triton.linear import plan
+
+        y = step.empty()
+        with on(step.device):
+            plan(step, y, linear_tile(step, self.chip(step.device))).run()
+        return y
+
+
+class TritonAttention(TritonBackend):
+    OP = Attention.OP
+    prove = staticmethod(proof.attention_agrees)
+
+    def accepts(self, step: Attention) -> str | None:
+        if step.qkv.dtype not in (torch.bfloat16, torch.float16):
+            return f"bfloat16 and float16 only, not {str(step.qkv.dtype).removeprefix('torch.')}"
+        return None if step.qkv.numel() else "there are no tokens"
+
+    def run(self, step: Attention) -> Tensor:
+        from quantvggt.kernels.triton.attention import attend, plan
+
+        prepared = None
+        if step.q_weight is not None or step.cosine is not None:
+            batch, n, _ = step.qkv.shape
+            prepared = step.qkv.new_empty(2, batch, n, step.num_heads, step.head_size)
+            with on(step.device):
+                plan(step, prepared).run()
+        return attend(step, prepared)
+
+
+@lru_cache
+def _usable(backend: TritonBackend, index: int) -> tuple[bool, str]:
+    if torch.version.hip:
+        return False, "NVIDIA GPUs only, this PyTorch is for AMD's"
+    if not _installed():
+        hint = "it comes with PyTorch for CUDA" if platform.system() == "Linux" else "there is none for this system"
+        return False, f"no Triton ({hint})"
+    if interpreted():
+        return False, "TRITON_INTERPRET=1 keeps Triton on the CPU"
+    capability = torch.cuda.get_device_capability(index)
+    if 10 * capability[0] + capability[1] < OLDEST:
+        return False, f"compute capability {capability[0]}.{capability[1]}: needs {OLDEST // 10}.{OLDEST % 10}"
+    try:
+        agrees = backend.prove(backend.run, torch.device("cuda", index))
+    except Exception as error:  # whatever keeps Triton from compiling here: no C compiler, an old driver
+        return False, f"Triton fails here ({type(error).__name__}: {error})".split("\n")[0]
+    return agrees, f"compute capability {capability[0]}.{capability[1]}" if agrees else proof.REASON
+
+
+@lru_cache
+def _capability(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None

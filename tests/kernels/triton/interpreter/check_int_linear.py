@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+import definition
+from quantvggt.core.packing import pack_int4
+from quantvggt.kernels.ops import int_linear
+
+# One token; rows, columns and channels that fill no tile, few rows and many.
+SHAPES = [(1, 64, 32), (1, 33, 5), (3, 1, 1), (37, 70, 129), (70, 130, 40), (65, 256, 300), (130, 64, 128)]
+FLOATS = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def inputs(generator, m, k, n, packed):
+    q = torch.randint(-128, 128, (m, k), dtype=torch.int8, generator=generator)
+    weight = torch.randint(-8, 8, (n, k), dtype=torch.int8, generator=generator) * (1 if packed else 16)
+    row_scale, weight_scale = (torch.rand(rows, 1, generator=generator) / 64 for rows in (m, n))
+    return q, row_scale, pack_int4(weight) if packed else weight, weight_scale
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
+def test_sums_are_exact_and_everything_but_gelu_has_the_bits_of_the_reference(generator, same_bits, m, k, n, packed):
+    args = inputs(generator, m, k, n, packed)
+    bias, gain = torch.randn(n, generator=generator), torch.rand(n, generator=generator)
+    residual = torch.randn(m, n, generator=generator)
+    for bias_, gain_, residual_ in ((None, None, None), (bias, None, None), (bias, gain, residual)):
+        for dtype in FLOATS[:2]:
+            rest = bias_, dtype, False, gain_, residual_
+            same_bits(int_linear(*args, *rest), definition.int_linear(*args, *rest))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_bfloat16_is_a_neighbour_of_the_exact_value(generator, packed):
+    """Triton's interpreter cuts bfloat16 off where GPUs round it: test_compile.py sees to that."""
+    args = inputs(generator, 37, 70, 129, packed)
+    got = int_linear(*args, None, torch.bfloat16)
+    exact = definition.int_linear(*args, None, torch.float32)
+    assert got.dtype == torch.bfloat16
+    assert ((got.float() - exact).abs() <= 2**-7 * exact.abs()).all()
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_residuals_of_every_type(generator, same_bits, kind):
+    args = inputs(generator, 5, 64, 40, False)
+    rest = None, torch.float32, False, None, torch.randn(5, 40, generator=generator).to(kind)
+    same_bits(int_linear(*args, *rest), definition.int_linear(*args, *rest))
+
+
+def test_gelu_is_the_exact_one(generator):
+    args = inputs(generator, 40, 64, 70, False)
+    bias = torch.randn(70, generator=generator)
+    before = definition.int_linear(*args, bias, torch.float64)
+    got = int_linear(*args, bias, torch.float32, True)
+    assert ((got - torch.nn.functional.gelu(before)).abs() <= 3e-7 * before.abs().clamp(min=1)).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_largest_sums_fit(packed):
+    k = 4096
+    q = torch.full((2, k), -128, dtype=torch.int8)
+    low = torch.full((3, k), -8 if packed else -128, dtype=torch.int8)
+    one = torch.ones(3, 1)
+    y = int_linear(q, one[:2], pack_int4(low) if packed else low, one, None, torch.float32)
+    assert (y == 128.0 * k * (8 if packed else 128)).all()
+
+
+def test_leading_dimensions_stay(generator):
+    q, row_scale, weight, weight_scale = inputs(generator, 6, 64, 40, False)
+    y = int_linear(q.view(2, 3, 64), row_scale.view(2, 3, 1), weight, weight_scale, None, torch.float32)
+    assert torch.equal(y.view(6, 40), definition.int_linear(q, row_scale, weight, weight_scale, None, torch.float32))

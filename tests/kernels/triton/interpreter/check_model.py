@@ -1,0 +1,23 @@
+"""A whole quantized model through the kernels."""
+
+import pytest
+import torch
+
+import quantvggt as qv
+from quantvggt.kernels import registry
+from tiny import sane_model, tiny_clip
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), ("mixed", 0.03)])
+def test_a_quantized_model_gives_what_it_gives_on_the_reference(monkeypatch, tmp_path, dtype, tolerance):
+    qv.save(qv.quantize(sane_model(), "w4a8", "rtn", progress=False), tmp_path / "small")
+    model = qv.load(tmp_path / "small", dtype=dtype)
+    images = tiny_clip(frames=2).images[None]
+    with torch.inference_mode():
+        got = model(images)
+        monkeypatch.undo()
+        monkeypatch.setattr(registry, "_forced", "reference")
+        expected = model(images)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (got[name] - value).norm() <= tolerance * value.norm(), name

@@ -1,0 +1,134 @@
+"""What the kernels compile to on each chip: no GPU is needed to see spills, shared memory and instructions."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from offline import Compiled, compile_for
+from quantvggt.kernels.contract import Attention, IntLinear, RotateQuantize
+from quantvggt.kernels.triton import attention, linear, rotate
+from quantvggt.kernels.triton.launch import Launch
+from quantvggt.kernels.triton.tiles import CHIPS, FEW_ROWS, linear_tile
+
+INT8_PRODUCTS = r"mma\.sync\S*\.s8\.s8|wgmma\.mma_async\S*\.s8\.s8|tcgen05\.mma\S*kind::i8"
+NEWEST_OF_ITS_KIND = {90: r"wgmma\.mma_async\S*\.s8\.s8"}
+BFLOAT16 = r"cvt\.(\w+)\.bf16"
+FRAME = 1041
+ROWS = 20 * FRAME
+# VGGT's layers: DINOv2's, the trunk's and the camera head's.
+LAYERS = [(1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024), (2048, 6144), (2048, 8192), (8192, 2048)]
+EPILOGUES = ["bias", "gelu", "residual"]
+every_chip = pytest.mark.parametrize("capability", CHIPS)
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def linear_launch(capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype) -> Launch:
+    weight = empty(n, k // 8, dtype=torch.int32) if packed else empty(n, k, dtype=torch.int8)
+    beside = (empty(n), empty(rows, n)) if epilogue == "residual" else (None, None)
+    q = empty(rows, k, dtype=torch.int8)
+    step = IntLinear(q, empty(rows), weight, empty(n), empty(n), dtype, epilogue == "gelu", *beside)
+    return linear.plan(step, step.empty(), linear_tile(step, CHIPS[capability]))
+
+
+def rotate_launch(rows: int, k: int, dtype: torch.dtype, rotated: bool = True, **options: Any) -> Launch:
+    vector = empty(k)
+    signs = empty(k, dtype=torch.int8) if rotated else None
+    options = {"norm_weight": vector, "norm_bias": vector} | options
+    step = RotateQuantize(empty(rows, k, dtype=dtype), signs, vector, empty(2), 4, **options)
+    return rotate.plan(step, *step.empty())
+
+
+def attention_launch(frames: int, heads: int, d: int, dtype: torch.dtype) -> Launch:
+    qkv, weight, table = empty(frames, FRAME, 3 * heads * d, dtype=dtype), empty(d), empty(FRAME, d)
+    step = Attention(qkv, heads, weight, weight, weight, weight, 1e-5, table, table)
+    return attention.plan(step, qkv.new_empty(2, frames, FRAME, heads, d))
+
+
+def check(made: Compiled, capability: int) -> None:
+    assert made.spilled == 0, f"{made.spilled} bytes a thread, {made.registers} registers"
+    assert made.shared <= CHIPS[capability].shared
+    # Rounded to nearest; in Triton's interpreter it isn't, so no other test sees it.
+    roundings = {found for found in _found(BFLOAT16, made)}
+    assert roundings <= {"rn"}
+
+
+def _found(pattern: str, made: Compiled) -> list[str]:
+    import re
+
+    return re.findall(pattern, made.ptx)
+
+
+def check_linear(capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype) -> None:
+    made = compile_for(linear_launch(capability, rows, k, n, packed, epilogue, dtype), capability)
+    check(made, capability)
+    assert made.count(INT8_PRODUCTS) > 0
+    if rows > FEW_ROWS and capability in NEWEST_OF_ITS_KIND:
+        assert made.count(NEWEST_OF_ITS_KIND[capability]) > 0
+    assert made.count("cp.async") > 0, "tiles are not read ahead"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@every_chip
+def test_products_are_int8_instructions_without_spills(capability: int, packed: bool) -> None:
+    check_linear(capability, ROWS, 1024, 4096, packed, "residual", torch.float32)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_few_rows_too(capability: int) -> None:
+    check_linear(capability, 20, 2048, 6144, True, "bias", torch.bfloat16)
+
+
+@pytest.mark.parametrize("k", [1024, 4096, 384])
+def test_a_token_is_rotated_without_spills_and_without_matrix_units(k: int) -> None:
+    made = compile_for(rotate_launch(ROWS, k, torch.float32, frame_tokens=FRAME, special_tokens=5), 90)
+    check(made, 90)
+    assert made.count("mma") == 0
+    assert made.count(r"fma\.rn\.f32") == 0, "each product is rounded before it is added, as in the reference"
+    assert made.count(r"div\.full|div\.approx") == 0, "divisions are exact"
+
+
+def test_queries_and_keys_are_prepared_without_spills() -> None:
+    made = compile_for(attention_launch(20, 16, 64, torch.bfloat16), 90)
+    check(made, 90)
+    assert len(_found(BFLOAT16, made)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("rows", [ROWS, 20])
+@every_chip
+def test_every_layer(capability: int, rows: int, packed: bool, epilogue: str, dtype: torch.dtype) -> None:
+    for k, n in LAYERS:
+        check_linear(capability, rows, k, n, packed, epilogue, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [64, 384, 768, 1024, 2048, 4096, 8192])
+@every_chip
+def test_every_token(capability: int, k: int, dtype: torch.dtype) -> None:
+    vector = empty(k)
+    options: list[dict[str, Any]] = [
+        {},
+        {"frame_tokens": FRAME, "special_tokens": 5},
+        {"asymmetric": True, "shift": vector, "presmooth": vector, "norm_weight": None, "norm_bias": None},
+        {"rotated": False},
+    ]
+    for each in options:
+        check(compile_for(rotate_launch(ROWS, k, dtype, **each), capability), capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("d", [32, 48, 64, 128])
+@every_chip
+def test_every_head(capability: int, d: int, dtype: torch.dtype) -> None:
+    check(compile_for(attention_launch(20, 16, d, dtype), capability), capability)
