@@ -31,9 +31,9 @@ class Compiled:
     registers: int
     spilled: int
 
-    def count(self, instruction: str) -> int:
-        """How often the regular expression is in the code."""
-        return len(re.findall(instruction, self.ptx))
+    def found(self, pattern: str) -> list[str]:
+        """What a regular expression finds in the code."""
+        return re.findall(pattern, self.ptx)
 
 
 def compile_for(launch: Launch, capability: int) -> Compiled:

@@ -37,7 +37,8 @@ def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
     """
     dtype = torch.float32 if side.startswith("published") else torch.bfloat16
     if isinstance(source, dict):
-        model = seeded_model(find_family(source["family"]).config.from_dict(source["config"]), dtype=dtype).to(device)
+        config = find_family(source["family"]).config.from_dict(source["config"])
+        model = seeded_model(config, dtype=dtype, device=device)
     else:
         model = load(source, dtype=dtype if side in BASELINES else "auto", device=device)
     mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode

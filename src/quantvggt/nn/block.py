@@ -80,8 +80,8 @@ class Attention(nn.Module):
             q_weight, q_bias = self.q_norm.weight, self.q_norm.bias
             k_weight, k_bias, eps = self.k_norm.weight, self.k_norm.bias, self.q_norm.eps
         cosine, sine = rope or (None, None)
-        # The kernel has no gradient, and bfloat16 products: the reference is for training and for full precision.
-        fast = qkv.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+        # The kernels have no gradient, and products in 16 bits: the reference is for training and for full precision.
+        fast = qkv.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled()
         step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine
         y = ops.attention(*step) if fast else reference.attention(contract.Attention(*step))
         return linear_steps(self.proj, y, gain=gain, residual=residual)

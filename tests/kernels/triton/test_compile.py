@@ -1,7 +1,5 @@
 """What the kernels compile to on each chip: no GPU is needed to see spills, shared memory and instructions."""
 
-import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +12,8 @@ from quantvggt.kernels.triton.launch import Launch
 from quantvggt.kernels.triton.tiles import CHIPS, FEW_ROWS, linear_tile
 
 INT8_PRODUCTS = r"mma\.sync\S*\.s8\.s8|wgmma\.mma_async\S*\.s8\.s8|tcgen05\.mma\S*kind::i8"
-NEWEST_OF_ITS_KIND = {90: r"wgmma\.mma_async\S*\.s8\.s8"}
-BFLOAT16 = r"cvt\.(\w+)\.bf16"
+OWN_PRODUCTS = {90: r"wgmma\.mma_async\S*\.s8\.s8"}
+TO_BFLOAT16 = r"cvt\.(r\w)\S*\.bf16(?:x2)?\.f32"
 FRAME = 1041
 ROWS = 20 * FRAME
 # VGGT's layers: DINOv2's, the trunk's and the camera head's.
@@ -28,7 +26,9 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def linear_launch(capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype) -> Launch:
+def linear_launch(
+    capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype
+) -> Launch:
     weight = empty(n, k // 8, dtype=torch.int32) if packed else empty(n, k, dtype=torch.int8)
     beside = (empty(n), empty(rows, n)) if epilogue == "residual" else (None, None)
     q = empty(rows, k, dtype=torch.int8)
@@ -54,23 +54,16 @@ def check(made: Compiled, capability: int) -> None:
     assert made.spilled == 0, f"{made.spilled} bytes a thread, {made.registers} registers"
     assert made.shared <= CHIPS[capability].shared
     # Rounded to nearest; in Triton's interpreter it isn't, so no other test sees it.
-    roundings = {found for found in _found(BFLOAT16, made)}
-    assert roundings <= {"rn"}
-
-
-def _found(pattern: str, made: Compiled) -> list[str]:
-    import re
-
-    return re.findall(pattern, made.ptx)
+    assert set(made.found(TO_BFLOAT16)) <= {"rn"}
 
 
 def check_linear(capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype) -> None:
     made = compile_for(linear_launch(capability, rows, k, n, packed, epilogue, dtype), capability)
     check(made, capability)
-    assert made.count(INT8_PRODUCTS) > 0
-    if rows > FEW_ROWS and capability in NEWEST_OF_ITS_KIND:
-        assert made.count(NEWEST_OF_ITS_KIND[capability]) > 0
-    assert made.count("cp.async") > 0, "tiles are not read ahead"
+    assert made.found(INT8_PRODUCTS)
+    if rows > FEW_ROWS and capability in OWN_PRODUCTS:
+        assert made.found(OWN_PRODUCTS[capability])
+    assert made.found("cp.async"), "tiles are not read ahead"
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -88,15 +81,15 @@ def test_few_rows_too(capability: int) -> None:
 def test_a_token_is_rotated_without_spills_and_without_matrix_units(k: int) -> None:
     made = compile_for(rotate_launch(ROWS, k, torch.float32, frame_tokens=FRAME, special_tokens=5), 90)
     check(made, 90)
-    assert made.count("mma") == 0
-    assert made.count(r"fma\.rn\.f32") == 0, "each product is rounded before it is added, as in the reference"
-    assert made.count(r"div\.full|div\.approx") == 0, "divisions are exact"
+    assert not made.found("mma")
+    assert not made.found(r"fma\.rn\.f32"), "each product is rounded before it is added, as in the reference"
+    assert not made.found(r"div\.full|div\.approx"), "divisions are exact"
 
 
 def test_queries_and_keys_are_prepared_without_spills() -> None:
     made = compile_for(attention_launch(20, 16, 64, torch.bfloat16), 90)
     check(made, 90)
-    assert len(_found(BFLOAT16, made)) > 0
+    assert made.found(TO_BFLOAT16)
 
 
 @pytest.mark.slow

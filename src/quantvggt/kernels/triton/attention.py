@@ -1,6 +1,5 @@
 """`attention`: queries and keys through LayerNorm and rotary embedding in one kernel, then PyTorch's own attention."""
 
-import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -23,7 +22,7 @@ WARPS = 4
 
 def plan(step: Attention, prepared: Tensor) -> Launch:
     """The call that writes queries and keys as they go into the products: `prepared` [2, B, N, h, d]."""
-    batch, n, width = step.qkv.shape
+    batch, n, _width = step.qkv.shape
     d = step.head_size
     return Launch(
         prepare_kernel,

@@ -113,7 +113,8 @@ def _usable(backend: TritonBackend, index: int) -> tuple[bool, str]:
     if 10 * capability[0] + capability[1] < OLDEST:
         return False, f"compute capability {capability[0]}.{capability[1]}: needs {OLDEST // 10}.{OLDEST % 10}"
     try:
-        agrees = backend.prove(backend.run, torch.device("cuda", index))
+        with torch.no_grad(), torch.autocast("cuda", enabled=False):
+            agrees = backend.prove(backend.run, torch.device("cuda", index))
     except Exception as error:  # whatever keeps Triton from compiling here: no C compiler, an old driver
         return False, f"Triton fails here ({type(error).__name__}: {error})".split("\n")[0]
     return agrees, f"compute capability {capability[0]}.{capability[1]}" if agrees else proof.REASON

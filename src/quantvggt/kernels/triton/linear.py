@@ -69,10 +69,7 @@ def int_linear_kernel(
 
     total = tl.zeros([ROWS, COLUMNS], tl.int32)
     for start in range(0, k, DEPTH):
-        if EVEN:
-            left = tl.load(q_tile)
-        else:
-            left = tl.load(q_tile, mask=depth[None, :] < k - start, other=0)
+        left = tl.load(q_tile) if EVEN else tl.load(q_tile, mask=depth[None, :] < k - start, other=0)
         if PACKED:
             if EVEN:
                 packed = tl.load(weight_tile)
@@ -82,10 +79,7 @@ def int_linear_kernel(
             right = tl.trans(tl.reshape(nibbles.to(tl.int8), [COLUMNS, DEPTH]))
             weight_tile += DEPTH // 8
         else:
-            if EVEN:
-                right = tl.load(weight_tile)
-            else:
-                right = tl.load(weight_tile, mask=depth[:, None] < k - start, other=0)
+            right = tl.load(weight_tile) if EVEN else tl.load(weight_tile, mask=depth[:, None] < k - start, other=0)
             weight_tile += DEPTH
         total = tl.dot(left, right, total, out_dtype=tl.int32)
         q_tile += DEPTH

@@ -42,10 +42,13 @@ def attention_agrees(run: Callable[[Attention], Tensor], device: torch.device) -
     """Is it as near to exact attention as bfloat16 allows?"""
     qkv, weight = (torch.randn(*shape, **_seeded()).to(device) for shape in ((1, 300, 3 * 2 * 64), (64,)))
     angles = torch.arange(100.0, device=device)[:, None] * torch.linspace(0, 1, 64, device=device)
-    exact, got = (
-        op(Attention(x, 2, *(4 * [weight.to(x.dtype)]), 1e-5, angles.cos(), angles.sin())).double()
-        for op, x in ((reference.attention, qkv.bfloat16().double()), (run, qkv.bfloat16()))
-    )
+
+    def step(x: Tensor) -> Attention:
+        norm = weight.to(x.dtype)
+        return Attention(x, 2, norm, norm, norm, norm, 1e-5, angles.cos(), angles.sin())
+
+    exact = reference.attention(step(qkv.bfloat16().double()))
+    got = run(step(qkv.bfloat16())).double()
     return bool((got - exact).norm() < TOLERANCE * exact.norm())
 
 

@@ -1,8 +1,8 @@
 """`rotate_quantize` in one kernel: a program takes one token from its floats to its integers.
 
 The rotation is that of `core.rotation`, in its order, so with the same bits: first H_m, its terms added in order, then
-butterflies from the shortest stride to the longest. A butterfly takes neighbours apart and puts all sums in front of all
-differences: after log2 of them every number is back in its place, and each step looks the same to the compiler.
+butterflies from the shortest stride to the longest. A butterfly takes neighbours apart and puts all sums in front of
+all differences: after the last one every number is back in its place, and each step looks the same to the compiler.
 """
 
 from functools import lru_cache

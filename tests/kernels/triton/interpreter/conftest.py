@@ -1,6 +1,4 @@
-"""The checks of this folder run where TRITON_INTERPRET=1 was set before Triton was imported: see test_interpreter.py."""
-
-from collections.abc import Iterator
+"""These checks run where TRITON_INTERPRET=1 was set before Triton was imported: see test_interpreter.py."""
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from quantvggt.kernels.triton.backend import interpreted
 
 
 @pytest.fixture(autouse=True)
-def _triton_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _triton_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing else: what it refuses is an error here, where the registry would hand it to the reference."""
     assert interpreted()
     monkeypatch.setattr(registry, "_forced", "triton")
@@ -22,7 +20,6 @@ def _triton_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return backend
 
     monkeypatch.setattr(registry, "choose", choose)
-    yield
 
 
 @pytest.fixture

@@ -1,0 +1,28 @@
+"""The proof that a GPU's kernels have to pass: these do, and broken ones don't."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from quantvggt.kernels.triton.backend import TritonAttention, TritonBackend, TritonLinear, TritonRotate
+
+CPU = torch.device("cpu")
+BACKENDS = [TritonRotate(), TritonLinear(), TritonAttention()]
+
+
+def broken(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def wrong(step: Any) -> Any:
+        result = run(step)
+        first = result[0] if isinstance(result, tuple) else result
+        first[..., -1] += 3
+        return result
+
+    return wrong
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.OP)
+def test_the_kernels_pass_and_broken_ones_do_not(backend: TritonBackend) -> None:
+    assert backend.prove(backend.run, CPU)
+    assert not backend.prove(broken(backend.run), CPU)
