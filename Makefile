@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 SANITIZED := g++ -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: setup demo test test-slow test-sanitizers test-cpus lint bench clean
+.PHONY: setup demo test test-slow test-sanitizers test-cpus test-gpu-offline lint bench clean
 
 setup: $(READY)  ## make .venv with everything the project needs
 
@@ -40,13 +40,16 @@ test-cpus: $(READY)  ## the tests that compute with floats, once for each of CPU
 		env $$cpu $(BIN)/python -m pytest --ignore=tests/bench --ignore=tests/viewer || failed="$$failed $$cpu"; \
 	done; test -z "$$failed" || { echo "failed under:$$failed"; exit 1; }
 
+test-gpu-offline: $(READY)  ## every GPU kernel compiled for every chip that has tiles of its own, without a GPU: several minutes
+	$(BIN)/python -m pytest -m slow tests/kernels/triton
+
 lint: $(READY)  ## formatting, style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## measure; each prints a table and ends in one JSON line
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(READY)  ## measure; each prints a table and ends in one JSON line; gpu.py is for machines with a GPU
+	set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
 	rm -rf $(VENV) runs build dist src/*.egg-info

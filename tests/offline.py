@@ -43,13 +43,14 @@ def compile_for(launch: Launch, capability: int) -> Compiled:
     attributes: dict[tuple[int], Any] = {}
     for index, name in enumerate(launch.kernel.arg_names):
         value = launch.args[name] if name in launch.args else launch.constants[name]
-        if name in launch.constants or value is None or (isinstance(value, int) and value == 1):
+        special = isinstance(value, int) and not launch.kernel.params[index].do_not_specialize
+        if name in launch.constants or value is None or (special and value == 1):
             signature[name], constants[index,] = "constexpr", value
             continue
         signature[name] = (
             f"*{TYPES[value.dtype]}" if isinstance(value, Tensor) else "fp32" if isinstance(value, float) else "i32"
         )
-        if isinstance(value, Tensor) or (isinstance(value, int) and value % ALIGNED == 0):
+        if isinstance(value, Tensor) or (special and value % ALIGNED == 0):
             attributes[index,] = [["tt.divisibility", ALIGNED]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)

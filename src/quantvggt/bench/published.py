@@ -3,12 +3,14 @@
 Our float model computes the same numbers; here it is made to hold and to do what the published code does: the
 outputs of all layers side by side instead of those that heads read, MLPs in one piece, dense heads 8 frames at a time,
 maps enlarged before the 1x1 convolution instead of after it, and PyTorch's own attention. "bf16" is autocast over the
-whole forward pass, heads included: weights stay float32, and autocast keeps a bfloat16 copy beside them.
+whole forward pass: weights stay float32, and autocast keeps a bfloat16 copy beside them. In front of the heads the
+published code switches CUDA's autocast off, so on a GPU they run in float32; on a CPU that changes nothing.
 """
 
 import sys
 from collections.abc import Collection, Sequence
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,13 @@ def run_the_published_way(model: VGGT) -> None:
         return trunk(images, range(model.config.depth))
 
     model.aggregator.forward = keep_all  # type: ignore[method-assign]
+    heads = model._run_heads
+
+    def run_heads(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        with torch.autocast("cuda", enabled=False):
+            return heads(*args, **kwargs)
+
+    model._run_heads = run_heads  # type: ignore[method-assign]
     for module in model.modules():
         if isinstance(module, dpt.Fusion):
             module.forward = MethodType(_enlarge_first, module)  # type: ignore[method-assign]

@@ -55,7 +55,7 @@ def attend(step: Attention, prepared: Tensor | None) -> Tensor:
     return y.transpose(1, 2).flatten(2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "frame_tokens"])
 def prepare_kernel(
     qkv, q_weight, q_bias, k_weight, k_bias, cosine, sine, prepared, eps, rows, frame_tokens, HEADS: tl.constexpr,
     D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,

@@ -10,8 +10,9 @@ import torch
 
 @dataclass(frozen=True)
 class Launch:
-    """kernel: a `triton.jit` function. args: its arguments at run time by name, absent tensors None, which compiles to
-    code without them; constants: those at compile time."""
+    """kernel: a `triton.jit` function, specialised on nothing that changes with the number of frames. args: its
+    arguments at run time by name, absent tensors None, which compiles to code without them; constants: those at compile
+    time."""
 
     kernel: Any
     grid: tuple[int, ...]

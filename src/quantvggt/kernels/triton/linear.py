@@ -46,7 +46,7 @@ def plan(step: IntLinear, y: Tensor, tile: Tile) -> Launch:
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def int_linear_kernel(
     q, row_scale, weight, weight_scale, bias, gain, residual, y, m, n, k, words, PACKED: tl.constexpr,
     GELU: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,

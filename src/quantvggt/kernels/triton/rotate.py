@@ -65,7 +65,7 @@ def _hadamard(m: int, device: torch.device) -> Tensor:
     return torch.from_numpy(paley(m)).to(device, torch.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frame_tokens", "special_tokens"])
 def rotate_quantize_kernel(
     x, norm_weight, norm_bias, shift, presmooth, signs, hadamard, smooth, clip, q, scale, eps, factor, frame_tokens,
     special_tokens, K: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
