@@ -28,7 +28,8 @@ test-slow: $(READY)  ## full-size models: 12 GB of memory, several minutes
 test-sanitizers: $(READY)  ## the kernels' tests, native code checked at every access: g++, several minutes
 	CXX="$(SANITIZED)" XDG_CACHE_HOME="$(CURDIR)/$(VENV)/sanitized" ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_memory.py  # there is no limiting its memory
+		$(BIN)/python -m pytest tests/kernels \
+		--ignore tests/kernels/test_memory.py --ignore tests/kernels/triton  # no limiting its memory; no code of ours
 
 # What makes PyTorch and its libraries compute as other CPUs do, or (CPU=this) as this one does.
 CPUS := CPU=this ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2 \

@@ -493,10 +493,12 @@ def _memory(bench: Bench, reset: bool = False) -> int | None:
     return torch.cuda.max_memory_allocated(bench.device)
 
 
-def each_side(sides: Iterable[str], part: str, argv: list[str]) -> None:
+def each_side(sides: Iterable[str], part: str, argv: list[str], results: Results) -> None:
     """In processes of their own: the published way changes what others share, and a limit on memory is for good."""
     for side in sides:
-        subprocess.run([sys.executable, __file__, *argv, "--part", part, "--side", side], check=False)
+        code = subprocess.run([sys.executable, __file__, *argv, "--part", part, "--side", side], check=False).returncode
+        if code:
+            results.add(f"{part}/{side}", {"error": f"its process ended with code {code}"})
 
 
 def _parsed(line: str) -> Row | None:
@@ -539,7 +541,7 @@ def main() -> None:
             with torch.inference_mode():
                 (correctness if part == "correctness" else kernels)(bench, results)
         elif args.side is None:
-            each_side((*SCHEMES, *BASELINES) if part == "passes" else LIMITED, part, argv)
+            each_side((*SCHEMES, *BASELINES) if part == "passes" else LIMITED, part, argv, results)
         else:
             (time_side if part == "passes" else most_frames)(bench, args.side, args.work, results)
         print(f"{part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
