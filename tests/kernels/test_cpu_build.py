@@ -15,6 +15,7 @@ import warnings
 import pytest
 import torch
 
+from quantvggt.core.errors import InputError
 from quantvggt.kernels import cpu, ops, registry
 from quantvggt.kernels.contract import RotateQuantize
 from quantvggt.kernels.cpu import build, structs
@@ -157,6 +158,16 @@ def test_without_a_compiler_the_reference_runs_and_says_why_once(cache, monkeypa
 def test_a_cache_that_cannot_be_written(cache, builds):
     cache.write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match=r"cannot write .*quantvggt \(File exists\); XDG_CACHE_HOME"):
+        assert registry.select("int_linear", CPU).name == "reference"
+    assert not builds
+
+
+def test_a_temporary_folder_of_somebody_else(cache, builds, monkeypatch):
+    def refuse():
+        raise InputError("/tmp/quantvggt-7 may be written by others")
+
+    monkeypatch.setattr(build, "cache_folder", refuse)
+    with pytest.warns(UserWarning, match="no native CPU kernels: /tmp/quantvggt-7 may be written by others"):
         assert registry.select("int_linear", CPU).name == "reference"
     assert not builds
 

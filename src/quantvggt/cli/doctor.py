@@ -12,6 +12,8 @@ import torch
 
 from quantvggt import __version__
 from quantvggt.cli.common import say
+from quantvggt.core.limits import affinity, limits
+from quantvggt.core.memory import available_bytes, machine_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +25,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     kernels = [{"device": device, **asdict(row)} for device in devices for row in registry.report(device)]
+    container, machine = limits(), machine_bytes()
+    # A limit above all that there is limits nothing.
+    limit = container.memory if machine is None or (container.memory or 0) < machine else None
     result: dict[str, Any] = {
         "quantvggt": __version__,
         "python": platform.python_version(),
@@ -32,12 +37,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
+            "affinity": affinity(),
+            "quota": container.cpus,
+        },
+        "memory": {
+            "machine_bytes": machine,
+            "limit_bytes": limit,
+            "available_bytes": available_bytes(),
         },
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "kernels": kernels,
     }
     say(f"quantvggt {result['quantvggt']}, torch {result['torch']}, Python {result['python']}, {result['platform']}")
-    say(f"CPU: {result['cpu']['capability']}, {result['cpu']['threads']} of {result['cpu']['cores']} threads")
+    cpu, memory = result["cpu"], result["memory"]
+    quota = "" if cpu["quota"] is None else f", a container's quota of {cpu['quota']:g}"
+    say(
+        f"CPU: {cpu['capability']}, {cpu['threads']} threads; {cpu['cores']} CPUs, {cpu['affinity']} by affinity{quota}"
+    )
+    sizes = {"of the machine": memory["machine_bytes"], "by a container's limit": limit}
+    sizes["available"] = memory["available_bytes"]
+    say("memory: " + (", ".join(f"{size / 1e9:.1f} GB {what}" for what, size in sizes.items() if size) or "unknown"))
     say(f"GPU: {', '.join(result['gpus']) or 'none'}")
     say("kernels (> runs):")
     for (device, op), rows in groupby(kernels, itemgetter("device", "op")):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from quantvggt.core.cache import cache_folder
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.kernels.cpu.structs import STRUCTS
@@ -99,17 +100,14 @@ def library() -> Loaded:
     return found, ""
 
 
-def cache_folder() -> Path:
-    """Where built libraries are kept: $XDG_CACHE_HOME/quantvggt, else ~/.cache/quantvggt."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "quantvggt"
-
-
 def _load_or_build() -> Library:
     if platform.system() == "Windows":
         raise BuildError("they are built on Linux and macOS only")
     compiler = _compiler()
-    path = cache_folder() / f"kernels-{_key(compiler)}.so"
+    try:
+        path = cache_folder() / f"kernels-{_key(compiler)}.so"
+    except InputError as error:
+        raise BuildError(str(error)) from error
     missing = _kept(path)
     if missing is None:
         try:
