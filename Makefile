@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 SANITIZED := g++ -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: setup demo test test-slow test-sanitizers test-cpus lint bench clean
+.PHONY: setup demo test test-slow test-sanitizers test-cpus wheel test-wheel lint bench clean
 
 setup: $(READY)  ## make .venv with everything the project needs
 
@@ -39,6 +39,21 @@ test-cpus: $(READY)  ## the tests that compute with floats, once for each of CPU
 	failed=; for cpu in $(CPUS); do echo "== $$cpu"; \
 		env $$cpu $(BIN)/python -m pytest --ignore=tests/bench --ignore=tests/viewer || failed="$$failed $$cpu"; \
 	done; test -z "$$failed" || { echo "failed under:$$failed"; exit 1; }
+
+wheel: $(READY)  ## dist/*.whl with the native library inside, for machines without a compiler: Linux, g++
+	rm -rf build dist
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--no-build-isolation --editable '.[dev,wheel]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/make_wheel.py
+
+# Installed, and with nothing on PATH but itself: no compiler, so that what runs natively came with the wheel.
+INSTALLED := $(CURDIR)/$(VENV)/installed
+test-wheel: wheel  ## the kernels' tests with that wheel in an environment of its own: downloads PyTorch
+	rm -rf $(INSTALLED) && $(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl pytest hypothesis
+	ls $(INSTALLED)/lib/python*/site-packages/quantvggt/kernels/cpu/prebuilt/kernels.so
+	env -i PATH="$(INSTALLED)/bin" XDG_CACHE_HOME="$(INSTALLED)/cache" \
+		$(INSTALLED)/bin/python -m pytest tests/kernels tests/test_package.py
 
 lint: $(READY)  ## formatting, style, types
 	$(BIN)/ruff format --check .

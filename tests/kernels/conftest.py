@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 from collections.abc import Iterator
 
@@ -85,6 +86,8 @@ def same_bits():
 def amx_library(tmp_path_factory: pytest.TempPathFactory) -> build.Library:
     """The AMX paths, with their tile instructions in plain C++."""
     require(LinearPath("avx512vnni"))  # what the rest of the paths needs
+    if not any(map(shutil.which, build.COMPILERS)):
+        pytest.skip("no C++ compiler")
     file = tmp_path_factory.mktemp("amx") / "amx.so"
     bf16 = AttentionPath("avx512bf16").available(CPU)[0]
     sources = [str(build.SOURCES / name) for name in ("amx.cpp", "host.cpp", *(["amxbf16.cpp"] if bf16 else []))]

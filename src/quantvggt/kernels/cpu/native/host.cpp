@@ -1,7 +1,5 @@
 #include "host.h"
 
-#include <dlfcn.h>
-
 #include <atomic>
 #include <cstdlib>
 #include <exception>
@@ -46,19 +44,22 @@ struct Scratch {
 
 using GompParallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
 
+GompParallel pool = nullptr;
+
 }  // namespace
+
+// A second pool beside torch's would fight for its cores, so the pool is that of the OpenMP runtime that torch has
+// loaded: its GOMP_parallel, or null. Without one threads are started for each call.
+EXPORT void use_pool(void *parallel) { pool = reinterpret_cast<GompParallel>(parallel); }
 
 void run_tasks(int64_t tasks, int64_t threads, void (*body)(void *, int64_t), void *arg) {
     Work work;
     work.tasks = tasks, work.body = body, work.arg = arg;
     if (threads > tasks) threads = tasks;
-    // A second pool beside torch's would fight for its cores, so the pool is the OpenMP runtime that torch
-    // has loaded into this process, found by name. Elsewhere threads are started for the call.
-    static const auto gomp = reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     if (threads <= 1) {
         take_tasks(&work);
-    } else if (gomp) {
-        gomp(take_tasks, &work, static_cast<unsigned>(threads), 0);
+    } else if (pool) {
+        pool(take_tasks, &work, static_cast<unsigned>(threads), 0);
     } else {
         std::vector<std::thread> others;
         try {
