@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from quantvggt.core.errors import InputError
-from quantvggt.kernels import cpu, ops, registry
+from quantvggt.kernels import cpu, measured, ops, registry
 from quantvggt.kernels.contract import RotateQuantize
 from quantvggt.kernels.cpu import build, structs
 from quantvggt.kernels.cpu.paths import LinearPath, RotatePath
@@ -318,5 +318,6 @@ def test_other_devices_are_left_alone(cache, builds):
 
 def test_importing_builds_and_measures_nothing(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop(measured.ENVIRONMENT, None)
     subprocess.run([sys.executable, "-c", "import quantvggt.kernels.ops"], check=True, env=environment)
     assert not list(tmp_path.iterdir())

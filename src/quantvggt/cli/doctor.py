@@ -22,9 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
+    from quantvggt.kernels.cpu.build import library
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     kernels = [{"device": device, **asdict(row)} for device in devices for row in registry.report(device)]
+    measured = [asdict(each) for each in registry.times()]
+    native, reason = library()
     container, machine = limits(), machine_bytes()
     # A limit above all that there is limits nothing.
     limit = container.memory if machine is None or (container.memory or 0) < machine else None
@@ -46,7 +49,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "available_bytes": available_bytes(),
         },
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "native_library": {"file": native and native.native._name, "origin": native.origin if native else reason},
         "kernels": kernels,
+        "measured": measured,
     }
     say(f"quantvggt {result['quantvggt']}, torch {result['torch']}, Python {result['python']}, {result['platform']}")
     cpu, memory = result["cpu"], result["memory"]
@@ -58,6 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sizes["available"] = memory["available_bytes"]
     say("memory: " + (", ".join(f"{size / 1e9:.1f} GB {what}" for what, size in sizes.items() if size) or "unknown"))
     say(f"GPU: {', '.join(result['gpus']) or 'none'}")
+    say(f"native library: {result['native_library']['origin']}")
     say("kernels (> runs):")
     for (device, op), rows in groupby(kernels, itemgetter("device", "op")):
         alike: dict[tuple[str, ...], list[str]] = {}
@@ -68,4 +74,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             say(f"   {device}, {op} ({'; '.join(steps)})")
             for line in lines_of_steps:
                 say(line)
+    if measured:
+        say("measured on the CPU, milliseconds of one thread:")
+    for each in measured:
+        say(f"   {each['op']}, {each['step']} ({each['shape']})")
+        for name, seconds in each["seconds"].items():
+            say(f"     {name:29} {'not timed' if seconds is None else f'{1000 * seconds:9.2f}'}")
     return result
