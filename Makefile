@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 SANITIZED := g++ -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: setup demo test test-slow test-sanitizers test-cpus wheel test-wheel lint bench clean
+.PHONY: setup demo test test-slow test-sanitizers test-arm test-cpus wheel test-wheel lint bench clean
 
 setup: $(READY)  ## make .venv with everything the project needs
 
@@ -29,6 +29,9 @@ test-sanitizers: $(READY)  ## the kernels' tests, native code checked at every a
 	CXX="$(SANITIZED)" XDG_CACHE_HOME="$(CURDIR)/$(VENV)/sanitized" ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest tests/kernels --ignore tests/kernels/test_memory.py  # there is no limiting its memory
+
+test-arm: $(READY)  ## the integer kernels' tests on ARM, under qemu: g++-aarch64-linux-gnu, qemu-user, several minutes
+	$(BIN)/python -m pytest tests/kernels -m slow -k qemu
 
 # What makes PyTorch and its libraries compute as other CPUs do, or (CPU=this) as this one does.
 CPUS := CPU=this ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2 \

@@ -40,13 +40,18 @@ PATH_FLAGS = {
     "avxvnni": ["-mavx2", "-mavxvnni"],
     "avx2": ["-mavx2"],
 }
+ARM_FLAGS = {
+    "i8mm": ["-march=armv8.2-a+dotprod+i8mm"],
+    "dotprod": ["-march=armv8.2-a+dotprod"],
+}
 LINK_FLAGS = ["-shared", "-pthread"]
 ATTENTION_FLAGS = {
     "amxbf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
     "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-PATHS = (*(PATH_FLAGS if X86 else ()), "portable")  # of the integer ops, best first
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+PATHS = (*(PATH_FLAGS if X86 else ARM_FLAGS if ARM else ()), "portable")  # of the integer ops, best first
 INSTRUCTIONS = {
     "amx": "AMX-INT8",
     "amxbf16": "AMX-BF16",
@@ -54,6 +59,8 @@ INSTRUCTIONS = {
     "avx512vnni": "AVX512-VNNI",
     "avxvnni": "AVX-VNNI",
     "avx2": "AVX2",
+    "i8mm": "NEON I8MM",
+    "dotprod": "the NEON dot product",
     "portable": "portable C++",
 }
 ATTENTION_PATHS = tuple(ATTENTION_FLAGS) if X86 else ()  # best first
@@ -195,7 +202,9 @@ def _key(compiler: list[str]) -> str:
 
 def sources_digest() -> str:
     """Of all that a library is made from, but the compiler."""
-    digest = hashlib.sha256(repr([platform.machine(), FLAGS, LINK_FLAGS, PATH_FLAGS, ATTENTION_FLAGS]).encode())
+    digest = hashlib.sha256(
+        repr([platform.machine(), FLAGS, LINK_FLAGS, PATH_FLAGS, ARM_FLAGS, ATTENTION_FLAGS]).encode()
+    )
     for file in sorted(SOURCES.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
@@ -245,7 +254,7 @@ def knows_flags(compiler: list[str], path: str, folder: Path) -> bool:
 
 
 def _compile(compiler: list[str], source: Path, path: str, folder: Path) -> "subprocess.Popen[str]":
-    extra = (PATH_FLAGS | ATTENTION_FLAGS).get(path, [])
+    extra = (PATH_FLAGS | ARM_FLAGS | ATTENTION_FLAGS).get(path, [])
     return _start([*compiler, *FLAGS, *extra, "-c", str(source), "-o", str(folder / f"{path}.o")])
 
 
