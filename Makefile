@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 SANITIZED := g++ -fsanitize=address,undefined -fno-sanitize-recover=all
 
-.PHONY: setup demo test test-slow test-sanitizers test-cpus test-gpu-offline lint bench clean
+.PHONY: setup demo test test-slow test-sanitizers test-arm test-cpus test-gpu-offline wheel test-wheel lint bench clean
 
 setup: $(READY)  ## make .venv with everything the project needs
 
@@ -31,6 +31,9 @@ test-sanitizers: $(READY)  ## the kernels' tests, native code checked at every a
 		$(BIN)/python -m pytest tests/kernels \
 		--ignore tests/kernels/test_memory.py --ignore tests/kernels/triton  # no limiting its memory; no code of ours
 
+test-arm: $(READY)  ## the integer kernels' tests on ARM, under qemu: g++-aarch64-linux-gnu, qemu-user, several minutes
+	$(BIN)/python -m pytest tests/kernels -m slow -k qemu
+
 # What makes PyTorch and its libraries compute as other CPUs do, or (CPU=this) as this one does.
 CPUS := CPU=this ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2 \
 	ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1
@@ -43,6 +46,21 @@ test-cpus: $(READY)  ## the tests that compute with floats, once for each of CPU
 
 test-gpu-offline: $(READY)  ## every GPU kernel compiled for every chip that has tiles of its own, without a GPU: several minutes
 	$(BIN)/python -m pytest -m slow tests/kernels/triton
+
+wheel: $(READY)  ## dist/*.whl with the native library inside, for machines without a compiler: Linux, g++
+	rm -rf build dist
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--no-build-isolation --editable '.[dev,wheel]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/make_wheel.py
+
+# Installed, and with nothing on PATH but itself: no compiler, so that what runs natively came with the wheel.
+INSTALLED := $(CURDIR)/$(VENV)/installed
+test-wheel: wheel  ## the kernels' tests with that wheel in an environment of its own: downloads PyTorch
+	rm -rf $(INSTALLED) && $(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl pytest hypothesis
+	ls $(INSTALLED)/lib/python*/site-packages/quantvggt/kernels/cpu/prebuilt/kernels.so
+	env -i PATH="$(INSTALLED)/bin" XDG_CACHE_HOME="$(INSTALLED)/cache" \
+		$(INSTALLED)/bin/python -m pytest tests/kernels tests/test_package.py
 
 lint: $(READY)  ## formatting, style, types
 	$(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ The last line is JSON.
 import argparse
 import ctypes
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,7 @@ import torch.nn.functional as F
 from quantvggt.core.machine import processor
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
-from quantvggt.kernels import reference, registry
+from quantvggt.kernels import measured, reference, registry
 from quantvggt.kernels.contract import Attention, RotateQuantize
 from quantvggt.kernels.cpu import build
 from quantvggt.kernels.cpu.paths import LinearPath
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    os.environ[measured.ENVIRONMENT] = "0"  # native kernels are to be seen here, be they the quickest or not
     backends = {op: registry.select(op, CPU).name for op in ("int_linear", "rotate_quantize", "attention")}
     say(f"{processor()}, {args.threads} threads, {backends}, torch {torch.__version__}")
     say(

@@ -1,15 +1,24 @@
 """Every command end to end on a tiny model: what is printed where, what is written, what the exit code says."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import quantvggt as qv
+from quantvggt.cli import doctor
 from quantvggt.cli.main import COMMANDS, main
+from quantvggt.core.limits import Limits
+from quantvggt.kernels import measured
+from quantvggt.kernels.cpu import build
 from quantvggt.models import VGGTConfig
 from tiny import CONFIG, sane_model, tiny_model
 
@@ -158,6 +167,74 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert {
         row["backend"] for row in rows if row["op"] == "attention" and row["step"] == "float32" and row["chosen"]
     } == {"reference"}
+
+
+def test_doctor_says_what_a_container_leaves_of_the_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "affinity", lambda: 8)
+    monkeypatch.setattr(doctor, "machine_bytes", lambda: 10**11)
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 3 * 10**9)
+    monkeypatch.setattr(doctor, "limits", lambda: Limits(cpus=2.5, memory=4 * 10**9))
+    result = run_json(capsys, "doctor")
+    assert (result["cpu"]["affinity"], result["cpu"]["quota"]) == (8, 2.5)
+    assert result["memory"] == {"machine_bytes": 10**11, "limit_bytes": 4 * 10**9, "available_bytes": 3 * 10**9}
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().err
+    assert "8 by affinity, a container's quota of 2.5" in said
+    assert "100.0 GB of the machine, 4.0 GB by a container's limit, 3.0 GB available" in said
+    monkeypatch.setattr(doctor, "limits", lambda: Limits(memory=1 << 62))
+    result = run_json(capsys, "doctor")
+    assert result["cpu"]["quota"] is result["memory"]["limit_bytes"] is None
+
+
+def test_commands_start_no_more_threads_than_there_are_cpus_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.setattr("quantvggt.core.limits.limits", lambda: Limits(cpus=0.7))
+    torch.set_num_threads(2)
+    try:
+        assert run_json(capsys, "doctor")["cpu"]["threads"] == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+# What a container gives a user whom its system doesn't know.
+NOBODY = """
+import pwd, sys, tempfile
+
+def unknown(uid):
+    raise KeyError("getpwuid(): uid not found")
+
+pwd.getpwuid = unknown
+tempfile.tempdir = sys.argv.pop(1)
+from quantvggt.cli import doctor
+from quantvggt.cli.main import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users are those of Unix")
+def test_no_home_and_no_name_are_no_reason_to_fail(model: str, photos: str, tmp_path: Path) -> None:
+    folder = tmp_path / f"quantvggt-{os.getuid()}"
+    folder.mkdir(mode=0o700)
+    library, _ = build.library()
+    if library is not None:  # so that it isn't built again
+        for file in Path(library.native._name).parent.glob(f"{Path(library.native._name).stem}.*"):
+            shutil.copy(file, folder)
+    names = ("PATH", "PYTHONPATH", "CXX", measured.ENVIRONMENT)
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    command = [sys.executable, "-c", NOBODY, str(tmp_path)]
+    words = ["quantize", model, str(tmp_path / "small"), "--method", "rtn", "--clips", "1", "--frames", "1", "--json"]
+    for more in (words, ["doctor", "--json"]):
+        done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["native_library"]
+    if library is not None and library.origin != "prebuilt":
+        assert told["file"] == str(folder / Path(library.native._name).name)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

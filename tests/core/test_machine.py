@@ -1,11 +1,11 @@
-"""Which commit the code is of, as git says itself."""
+"""Which commit the code is of, as git says itself; and which processor runs it."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from quantvggt.core.machine import source_commit
+from quantvggt.core.machine import processor, source_commit
 
 
 def git(folder: Path, *words: str) -> str:
@@ -56,3 +56,14 @@ def test_what_is_in_no_checkout_has_none(package: Path, tmp_path: Path, monkeypa
     assert source_commit(installed) is source_commit(tmp_path / "alone") is source_commit(tmp_path / "gone") is None
     monkeypatch.setenv("PATH", "")
     assert source_commit(package) is None
+
+
+def test_processors_of_both_kinds_of_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("platform.processor", lambda: "")
+    file = tmp_path / "cpuinfo"
+    assert processor(file) == "aarch64"
+    file.write_text("processor\t: 0\nmodel name\t: Some CPU: fast\n\nprocessor\t: 1\nmodel name\t: Some CPU: fast\n")
+    assert processor(file) == "Some CPU: fast"
+    file.write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n\nprocessor\t: 1\n")
+    assert processor(file) == "aarch64, implementer 0x41, part 0xd40"

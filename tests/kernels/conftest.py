@@ -1,9 +1,12 @@
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+import kernel_on_arm as arm
 import kernel_paths
 from kernel_paths import CPU, require
 from quantvggt.kernels import registry
@@ -17,9 +20,13 @@ INTEGER_BACKENDS = (*PATHS, *([f"amx{EMULATED}"] if X86 else []))
 ATTENTION_BACKENDS = (*ATTENTION_PATHS, *([f"amxbf16{EMULATED}"] if X86 else []), "reference")
 
 
-@pytest.fixture(params=INTEGER_BACKENDS)
+ON_ARM = " under qemu"
+ARM_BACKENDS = [pytest.param(f"{path}{ON_ARM}", marks=pytest.mark.slow) for path in arm.PATHS]
+
+
+@pytest.fixture(params=(*INTEGER_BACKENDS, *ARM_BACKENDS))
 def cpu_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of each path in turn, forced for both integer ops; skipped where this CPU lacks it."""
+    """The name of each path in turn, forced for both integer ops; skipped where this CPU lacks it. ARM's are slow."""
     yield from _forced(request, monkeypatch, RotatePath, LinearPath)
 
 
@@ -52,6 +59,14 @@ def _forced(
             registry.register(kind.OP, backend)
             added.append(backend)
         kernel_paths.emulated.add(name.removesuffix(EMULATED))
+    elif name.endswith(ON_ARM):
+        program = request.getfixturevalue("arm_program")
+        for kind in kinds:
+            backend = arm.backend(kind, name.removesuffix(ON_ARM), program, monkeypatch)
+            backend.name = name
+            registry.register(kind.OP, backend)
+            added.append(backend)
+        kernel_paths.emulated.add(name)
     elif name != "reference":
         for kind in kinds:
             require(kind(name))
@@ -85,9 +100,16 @@ def same_bits():
 def amx_library(tmp_path_factory: pytest.TempPathFactory) -> build.Library:
     """The AMX paths, with their tile instructions in plain C++."""
     require(LinearPath("avx512vnni"))  # what the rest of the paths needs
+    if not any(map(shutil.which, build.COMPILERS)):
+        pytest.skip("no C++ compiler")
     file = tmp_path_factory.mktemp("amx") / "amx.so"
     bf16 = AttentionPath("avx512bf16").available(CPU)[0]
     sources = [str(build.SOURCES / name) for name in ("amx.cpp", "host.cpp", *(["amxbf16.cpp"] if bf16 else []))]
     flags = [*build.FLAGS, *build.AVX512, *(["-mavx512bf16"] if bf16 else []), *build.LINK_FLAGS, "-DEMULATE_AMX"]
     subprocess.run([*build._compiler(), *flags, *sources, "-o", str(file)], check=True)
     return build.Library(build.load(file), {} if bf16 else {"amxbf16": "this CPU has no AVX512-BF16"})
+
+
+@pytest.fixture(scope="session")
+def arm_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return arm.compile_program(tmp_path_factory.mktemp("arm"))

@@ -15,7 +15,8 @@ import warnings
 import pytest
 import torch
 
-from quantvggt.kernels import cpu, ops, registry
+from quantvggt.core.errors import InputError
+from quantvggt.kernels import cpu, measured, ops, registry
 from quantvggt.kernels.contract import RotateQuantize
 from quantvggt.kernels.cpu import build, structs
 from quantvggt.kernels.cpu.paths import LinearPath, RotatePath
@@ -48,6 +49,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_backends", {op: rows[-1:] for op, rows in registry._backends.items()})
     monkeypatch.setattr(registry, "_forced", None)
     monkeypatch.delenv(registry.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(build, "PREBUILT", tmp_path / "prebuilt")
     cpu.register()
     build.library.cache_clear()
     yield tmp_path / "quantvggt"
@@ -141,7 +143,7 @@ def test_without_a_compiler_the_reference_runs_and_says_why_once(cache, monkeypa
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
     else:
-        monkeypatch.setenv("CXX", compiler)
+        monkeypatch.setenv("CXX", shutil.which(compiler, path=os.defpath) or compiler)
     with pytest.warns(UserWarning, match=f"no native CPU kernels: .*{reason}"):
         assert registry.select("int_linear", CPU).name == "reference"
     with warnings.catch_warnings():
@@ -159,6 +161,90 @@ def test_a_cache_that_cannot_be_written(cache, builds):
     with pytest.warns(UserWarning, match=r"cannot write .*quantvggt \(File exists\); XDG_CACHE_HOME"):
         assert registry.select("int_linear", CPU).name == "reference"
     assert not builds
+
+
+def test_a_temporary_folder_of_somebody_else(cache, builds, monkeypatch):
+    def refuse():
+        raise InputError("/tmp/quantvggt-7 may be written by others")
+
+    monkeypatch.setattr(build, "cache_folder", refuse)
+    with pytest.warns(UserWarning, match="no native CPU kernels: /tmp/quantvggt-7 may be written by others"):
+        assert registry.select("int_linear", CPU).name == "reference"
+    assert not builds
+
+
+@pytest.mark.skipif(not build.PREBUILT.is_dir(), reason="the package came without a prebuilt library")
+def test_what_came_with_the_package_is_what_is_tested():
+    library, reason = build.library()
+    assert library is not None, reason
+    assert library.origin == "prebuilt"
+
+
+@pytest.fixture
+def prebuilt(cache, built, monkeypatch):
+    """The folder of a library that came with the package, to a machine without a compiler."""
+    file, kept = build.PREBUILT / "kernels.so", build.PREBUILT / "kernels.json"
+    build.PREBUILT.mkdir()
+    file.write_bytes(built[0])
+    kept.write_text(json.dumps(build.describe(file, built[1]) | {"sources": build.sources_digest()}))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return build.PREBUILT
+
+
+def test_a_prebuilt_library_comes_before_a_compiler(cache, prebuilt):
+    assert _works()
+    library, _ = build.library()
+    assert (library.origin, library.native._name) == ("prebuilt", str(prebuilt / "kernels.so"))
+    assert library.sha256 == hashlib.sha256((prebuilt / "kernels.so").read_bytes()).hexdigest()
+    assert not cache.exists()
+
+
+def _of_other_sources(folder):
+    kept = folder / "kernels.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"sources": "others"}))
+
+
+def _described_by_nobody(folder):
+    (folder / "kernels.json").unlink()
+
+
+def _cut_short(folder):
+    file = folder / "kernels.so"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[:1000])
+
+
+def _of_another_system(folder):
+    file, kept = folder / "kernels.so", folder / "kernels.json"
+    file.unlink()
+    file.write_bytes(b"not an ELF file")
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | build.describe(file, {})))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_of_other_sources, "the prebuilt library was built from other sources than those beside it"),
+        (_described_by_nobody, "the prebuilt library is damaged"),
+        (_cut_short, "the prebuilt library is damaged"),
+        (_of_another_system, "the prebuilt library isn't usable here: cannot load"),
+    ],
+)
+def test_a_prebuilt_library_that_does_not_fit_is_passed_over_and_says_why(
+    cache, prebuilt, builds, monkeypatch, change, reason
+):
+    change(prebuilt)
+    with pytest.warns(UserWarning, match="no native CPU kernels: CXX names no program") as warned:
+        assert not LinearPath("portable").available(CPU)[0]
+    assert reason in str(warned[0].message)
+    monkeypatch.delenv("CXX")
+    build.library.cache_clear()
+    assert _works()
+    library, _ = build.library()
+    assert len(builds) == 1
+    assert library.origin.startswith("built with ")
+    assert reason in library.origin
 
 
 def _compiler_that(refuses, folder, monkeypatch):
@@ -230,7 +316,8 @@ def test_other_devices_are_left_alone(cache, builds):
     assert not builds
 
 
-def test_importing_builds_nothing(tmp_path):
+def test_importing_builds_and_measures_nothing(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop(measured.ENVIRONMENT, None)
     subprocess.run([sys.executable, "-c", "import quantvggt.kernels.ops"], check=True, env=environment)
     assert not list(tmp_path.iterdir())

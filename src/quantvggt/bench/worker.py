@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from quantvggt.bench.sides import open_side
+from quantvggt.core.limits import keep_threads_to_cpus
 from quantvggt.core.memory import process_peak_bytes, resident_bytes
 
 
@@ -26,6 +27,8 @@ def main() -> None:
     task = json.loads(sys.stdin.readline())
     if task["threads"]:
         torch.set_num_threads(task["threads"])
+    else:
+        keep_threads_to_cpus()
     try:
         start = time.perf_counter()
         forward = open_side(task["side"], task["source"], task["device"])

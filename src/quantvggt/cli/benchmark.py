@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     setting = Setting(
         _numbers("--frames", args.frames, ","), height, width, args.repeats, device_of(args), args.threads
     )
-    device = torch.device(setting.device)
-    kernels = {op: registry.select(op, device).name for op in ("rotate_quantize", "int_linear", "attention")}
+    rows_of_bfloat16 = (row for row in registry.report(setting.device) if "bfloat16" in row.step)
+    kernels = {row.op: row.backend for row in rows_of_bfloat16 if row.chosen}
     head = {
         "model": args.model or "VGGT-1B, seeded weights",
         "cpu": processor(),

@@ -12,6 +12,8 @@ import torch
 
 from quantvggt import __version__
 from quantvggt.cli.common import say
+from quantvggt.core.limits import affinity, limits
+from quantvggt.core.memory import available_bytes, machine_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
+    from quantvggt.kernels.cpu.build import library
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     kernels = [{"device": device, **asdict(row)} for device in devices for row in registry.report(device)]
+    measured = [asdict(each) for each in registry.times()]
+    native, reason = library()
+    container, machine = limits(), machine_bytes()
+    # A limit above all that there is limits nothing.
+    limit = container.memory if machine is None or (container.memory or 0) < machine else None
     result: dict[str, Any] = {
         "quantvggt": __version__,
         "python": platform.python_version(),
@@ -32,13 +40,30 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
+            "affinity": affinity(),
+            "quota": container.cpus,
+        },
+        "memory": {
+            "machine_bytes": machine,
+            "limit_bytes": limit,
+            "available_bytes": available_bytes(),
         },
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "native_library": {"file": native and native.native._name, "origin": native.origin if native else reason},
         "kernels": kernels,
+        "measured": measured,
     }
     say(f"quantvggt {result['quantvggt']}, torch {result['torch']}, Python {result['python']}, {result['platform']}")
-    say(f"CPU: {result['cpu']['capability']}, {result['cpu']['threads']} of {result['cpu']['cores']} threads")
+    cpu, memory = result["cpu"], result["memory"]
+    quota = "" if cpu["quota"] is None else f", a container's quota of {cpu['quota']:g}"
+    say(
+        f"CPU: {cpu['capability']}, {cpu['threads']} threads; {cpu['cores']} CPUs, {cpu['affinity']} by affinity{quota}"
+    )
+    sizes = {"of the machine": memory["machine_bytes"], "by a container's limit": limit}
+    sizes["available"] = memory["available_bytes"]
+    say("memory: " + (", ".join(f"{size / 1e9:.1f} GB {what}" for what, size in sizes.items() if size) or "unknown"))
     say(f"GPU: {', '.join(result['gpus']) or 'none'}")
+    say(f"native library: {result['native_library']['origin']}")
     say("kernels (> runs):")
     for (device, op), rows in groupby(kernels, itemgetter("device", "op")):
         alike: dict[tuple[str, ...], list[str]] = {}
@@ -49,4 +74,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             say(f"   {device}, {op} ({'; '.join(steps)})")
             for line in lines_of_steps:
                 say(line)
+    if measured:
+        say("measured on the CPU, milliseconds of one thread:")
+    for each in measured:
+        say(f"   {each['op']}, {each['step']} ({each['shape']})")
+        for name, seconds in each["seconds"].items():
+            say(f"     {name:29} {'not timed' if seconds is None else f'{1000 * seconds:9.2f}'}")
     return result

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     study.add_argument("--study", action="store_true", help="measure what docs/results.json lacks, write the tables")
     study.add_argument("--results", default="docs/results.json", help="its rows; tables go beside it (.md)")
     study.add_argument("--minutes", type=float, help="start nothing more after so long")
-    study.add_argument("--workers", type=int, help="cells measured at once (default: one a core; 0: in this process)")
+    study.add_argument(
+        "--workers", type=int, help="cells measured at once (default: one a usable core; 0: in this process)"
+    )
     for name in FILTERS:
         study.add_argument(f"--{name}", metavar="A,B", help=f"only these {name}, comma-separated")
     study.add_argument("--redo", action="store_true", help="forget the selected rows first, and measure them again")

@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
     warnings.formatwarning = _format_warning
+    from quantvggt.core.limits import keep_threads_to_cpus  # not above: it loads PyTorch, which --help does without
+
+    keep_threads_to_cpus()
     try:
         result = args.run(args)
     except InputError as error:

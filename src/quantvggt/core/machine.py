@@ -51,11 +51,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def processor() -> str:
+def processor(file: Path = Path("/proc/cpuinfo")) -> str:
     """This machine's; platform.processor() is empty on most Linux systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" in told:
+        return told["model name"]
+    if "CPU part" in told:  # ARM's Linux has numbers instead
+        return f"{platform.machine()}, implementer {told.get('CPU implementer')}, part {told['CPU part']}"
+    return platform.processor() or platform.machine()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from quantvggt.core.limits import limits
+
 _STATUS, _CLEAR, _SYSTEM = (Path(f"/proc/{name}") for name in ("self/status", "self/clear_refs", "meminfo"))
 _RESET_PEAK = "5"
 
@@ -48,8 +50,14 @@ def process_peak_bytes(device: str, bare: int) -> int:
 
 
 def available_bytes() -> int | None:
-    """What the system could still give; None where it doesn't tell."""
-    return _field(_SYSTEM, "MemAvailable") if _SYSTEM.exists() else None
+    """What the system and a container's limit could still give; None where neither tells."""
+    known = [_field(_SYSTEM, "MemAvailable") if _SYSTEM.exists() else None, limits().free]
+    return min((size for size in known if size is not None), default=None)
+
+
+def machine_bytes() -> int | None:
+    """The machine's memory; None where the system doesn't tell."""
+    return _field(_SYSTEM, "MemTotal") if _SYSTEM.exists() else None
 
 
 def _reset() -> int:

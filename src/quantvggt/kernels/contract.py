@@ -238,6 +238,10 @@ class Backend(ABC):
     def available(self, device: torch.device) -> tuple[bool, str]:
         """Can it run on `device`, and why (not)? Cheap after the first call."""
 
+    def digest(self) -> str:
+        """Of the code behind it that isn't this package's Python: times measured with other code are no longer true."""
+        return ""
+
     def accepts(self, step: Any) -> str | None:
         """Why it can't run this step, on a device where it is available; None if it can."""
         return None

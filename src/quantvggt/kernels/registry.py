@@ -1,13 +1,13 @@
 """Which backend runs which step on which device, and why.
 
-Backends of an op are kept best first. A step goes to the first one that is available on its device and accepts it; the
-last, the reference, takes every step. `force` or the environment variable QUANTVGGT_KERNELS names one backend instead:
-it runs the steps it accepts, and the reference all others, those of ops that have no backend of that name included. A
-named one that can't run on the device is an error.
+Backends of an op are kept best first; on a CPU, what was `measured` there corrects that. A step goes to the first one
+that is available on its device and accepts it; the last, the reference, takes every step. `force` or the environment
+variable QUANTVGGT_KERNELS names one backend instead: it runs the steps it accepts, and the reference all others, those
+of ops that have no backend of that name included. A named one that can't run on the device is an error.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,21 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantvggt.core.errors import InputError
+from quantvggt.kernels import measured
 from quantvggt.kernels.contract import Backend, IntLinear, Step, examples
+from quantvggt.kernels.samples import SAMPLES
 
 ENVIRONMENT = "QUANTVGGT_KERNELS"
+
+
+@dataclass(frozen=True)
+class Times:
+    """What was measured on this CPU of a kind of steps: seconds of one thread, by backend and by float model."""
+
+    op: str
+    step: str
+    shape: str
+    seconds: measured.Seconds
 
 
 @dataclass(frozen=True)
@@ -64,12 +76,15 @@ def select(op: str, device: torch.device) -> Backend:
 
     Raises InputError if a forced one is unknown or can't run there.
     """
-    return next(_candidates(op, device))
+    return next(_candidates(op, device, _backends[op]))
 
 
 def choose(step: Step) -> Backend:
     """The backend that runs `step`. Raises InputError as `select` does."""
-    return next(backend for backend in _candidates(step.OP, step.device) if backend.accepts(step) is None)
+    backends: Sequence[Backend] = _backends[step.OP]
+    if step.device.type == "cpu" and len(backends) > 1 and _forced_name() is None:
+        backends = measured.in_order(step, backends)
+    return next(backend for backend in _candidates(step.OP, step.device, backends) if backend.accepts(step) is None)
 
 
 def run(step: Step) -> Any:
@@ -87,16 +102,25 @@ def report(device: torch.device | str = "cpu") -> list[Row]:
         for name, step in steps.items():
             chosen = choose(step)
             rows += [
-                Row(op, name, backend.name, backend is chosen, _reason(backend, step)) for backend in _backends[op]
+                Row(op, name, backend.name, backend is chosen, _reason(backend, step, chosen))
+                for backend in _backends[op]
             ]
     return rows
 
 
-def _reason(backend: Backend, step: Step) -> str:
+def times() -> list[Times]:
+    """Of every kind of steps of which several backends take some here, measured now if need be."""
+    found = {key: measured.seconds(*key, _backends[key[0]]) for key in SAMPLES if key[0] in _backends}
+    return [Times(*key, SAMPLES[key].shape, seconds) for key, seconds in found.items() if seconds]
+
+
+def _reason(backend: Backend, step: Step, chosen: Backend) -> str:
     available, reason = backend.available(step.device)
     refusal = backend.accepts(step) if available else None
-    name = _forced_name()
-    if name is not None and refusal is None:
+    name, order = _forced_name(), _backends[step.OP]
+    if name is None and available and order.index(backend) < order.index(chosen):
+        reason += f"; measured slower than {chosen.name}"
+    elif name is not None and refusal is None:
         if backend.name == "reference" != name:
             reason += f"; for what {name} does not take"
         elif backend.name != name:
@@ -104,9 +128,9 @@ def _reason(backend: Backend, step: Step) -> str:
     return refusal or reason
 
 
-def _candidates(op: str, device: torch.device) -> Iterator[Backend]:
+def _candidates(op: str, device: torch.device, backends: Sequence[Backend]) -> Iterator[Backend]:
     name = _forced_name()
-    for backend in _backends[op]:
+    for backend in backends:
         if name is None or backend.name == name:
             available, reason = backend.available(device)
             if available:

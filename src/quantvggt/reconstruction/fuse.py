@@ -5,7 +5,6 @@ As in multi-view stereo (the geometric check of COLMAP's fusion): a point goes f
 that frame's own depth there, and comes back. If depth and pixel agree, both frames see it.
 """
 
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantvggt.core.errors import InputError
+from quantvggt.core.limits import usable_cpus
 from quantvggt.reconstruction.depth import depth_edges, sample_depth
 from quantvggt.reconstruction.geometry import project
 from quantvggt.reconstruction.points import PointCloud, Tracks, draw, joined
@@ -111,7 +111,7 @@ def _voxel_keys(xyz: NDArray[np.float32], edge: float) -> NDArray[np.uint64]:
 def _with_tracks(scene: Scene, cloud: PointCloud, clean: bool) -> PointCloud:
     """The points where the frames that see them put them, with all observations; without floaters if `clean`."""
     parts = [cloud.take(np.arange(start, min(start + CHUNK, len(cloud)))) for start in range(0, len(cloud), CHUNK)]
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, usable_cpus())) as pool:
         return joined(list(pool.map(lambda part: _seen(scene, part, clean), parts)))
 
 

@@ -1,12 +1,12 @@
 """Photos to a clip."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from quantvggt.core.errors import InputError
+from quantvggt.core.limits import usable_cpus
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.files import ImageSource, list_images
 from quantvggt.scenes.names import image_names, printable
@@ -46,7 +46,7 @@ def clip_of_files(paths: Sequence[Path], mode: str, size: int, skip_unreadable: 
             raise
 
     with quiet_pillow():
-        pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+        pool = ThreadPoolExecutor(max_workers=min(8, usable_cpus()))
         try:
             loaded = list(pool.map(load, paths))
         finally:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from quantvggt.calibrate.methods import make_method
 from quantvggt.core.errors import InputError
+from quantvggt.core.limits import usable_cpus
 from quantvggt.core.scheme import Scheme
 from quantvggt.jobs.workers import Workers
 from quantvggt.study.inputs import Inputs, fingerprint
@@ -90,7 +91,7 @@ def run_study(
             _say(f"  {cell.key}")
     else:
         todo = [] if tables_only else possible
-        count = workers if workers is not None else os.cpu_count() or 1
+        count = workers if workers is not None else usable_cpus()
         failed = _run(todo, results, path, minutes, count, Inputs(setup, folder))
         write_tables(results, plan, path.with_suffix(".md"))
     left = sum(key not in results.rows for key in selected)

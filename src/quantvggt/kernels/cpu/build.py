@@ -1,9 +1,10 @@
 """Compile the C++ beside this file into one shared library, once, and load it.
 
 The library holds every path this machine's architecture knows, each compiled for its own instructions. It has
-a plain C interface and no PyTorch headers, so it compiles in seconds and fits any torch version. It is kept in
-the user's cache under a hash of sources, compiler and flags, beside a JSON file that says what the library's hash is
-and which paths are not in it, and why; nothing is built before the first use.
+a plain C interface and no PyTorch or Python headers, so it compiles in seconds and fits any version of either. A wheel
+may bring one (`prebuilt`). Otherwise it is kept in the user's cache under a hash of sources, compiler and flags, beside
+a JSON file that says what the library's hash is and which paths are not in it, and why; nothing is built before the
+first use.
 """
 
 import ctypes
@@ -19,12 +20,15 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from quantvggt.core.cache import cache_folder
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.kernels.cpu.structs import STRUCTS
 
 SOURCES = Path(__file__).parent / "native"
+PREBUILT = Path(__file__).parent / "prebuilt"  # in wheels only
 COMPILERS = ("c++", "g++", "clang++")
 # Contraction into fused multiply-adds would round once where the reference rounds twice.
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wno-psabi"]
@@ -36,13 +40,18 @@ PATH_FLAGS = {
     "avxvnni": ["-mavx2", "-mavxvnni"],
     "avx2": ["-mavx2"],
 }
-LINK_FLAGS = ["-shared", "-pthread", *([] if platform.system() == "Darwin" else ["-ldl"])]
+ARM_FLAGS = {
+    "i8mm": ["-march=armv8.2-a+dotprod+i8mm"],
+    "dotprod": ["-march=armv8.2-a+dotprod"],
+}
+LINK_FLAGS = ["-shared", "-pthread"]
 ATTENTION_FLAGS = {
     "amxbf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
     "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-PATHS = (*(PATH_FLAGS if X86 else ()), "portable")  # of the integer ops, best first
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+PATHS = (*(PATH_FLAGS if X86 else ARM_FLAGS if ARM else ()), "portable")  # of the integer ops, best first
 INSTRUCTIONS = {
     "amx": "AMX-INT8",
     "amxbf16": "AMX-BF16",
@@ -50,6 +59,8 @@ INSTRUCTIONS = {
     "avx512vnni": "AVX512-VNNI",
     "avxvnni": "AVX-VNNI",
     "avx2": "AVX2",
+    "i8mm": "NEON I8MM",
+    "dotprod": "the NEON dot product",
     "portable": "portable C++",
 }
 ATTENTION_PATHS = tuple(ATTENTION_FLAGS) if X86 else ()  # best first
@@ -62,10 +73,15 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library, and path -> reason for those that are not in it."""
+    """The loaded library, and path -> reason for those that are not in it.
+
+    sha256: of its file. origin: how it came here, for people.
+    """
 
     native: ctypes.CDLL
     missing: dict[str, str]
+    sha256: str = ""
+    origin: str = ""
 
     def usable(self, path: str) -> tuple[bool, str]:
         """Can this CPU run `path`, and why (not)?"""
@@ -99,31 +115,57 @@ def library() -> Loaded:
     return found, ""
 
 
-def cache_folder() -> Path:
-    """Where built libraries are kept: $XDG_CACHE_HOME/quantvggt, else ~/.cache/quantvggt."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "quantvggt"
-
-
 def _load_or_build() -> Library:
+    found, reason = _prebuilt()
+    if found is not None:
+        return found
+    try:
+        return _built_here(reason)
+    except BuildError as error:
+        raise BuildError(f"{error}; {reason}" if reason else str(error)) from error
+
+
+def _built_here(note: str) -> Library:
+    """From the cache, or compiled into it. note: what else there is to say of its origin."""
     if platform.system() == "Windows":
         raise BuildError("they are built on Linux and macOS only")
     compiler = _compiler()
-    path = cache_folder() / f"kernels-{_key(compiler)}.so"
-    missing = _kept(path)
-    if missing is None:
+    try:
+        path = cache_folder() / f"kernels-{_key(compiler)}.so"
+    except InputError as error:
+        raise BuildError(str(error)) from error
+    kept = _kept(path)
+    if kept is None:
         try:
             # Opened first, so that nothing is built in vain where nothing can be kept.
             with atomic_file(path) as target, tempfile.TemporaryDirectory() as folder:
                 file, missing = _build(compiler, Path(folder))
-                built = file.read_bytes()
-                target.write_bytes(built)
+                target.write_bytes(file.read_bytes())
+                kept = describe(target, missing)
             with atomic_file(path.with_suffix(".json")) as target:
-                target.write_text(json.dumps({"sha256": hashlib.sha256(built).hexdigest(), "missing": missing}))
+                target.write_text(json.dumps(kept))
         except (InputError, OSError) as error:
-            reason = getattr(error.__cause__ or error, "strerror", None)
-            raise BuildError(f"cannot write {path.parent} ({reason}); XDG_CACHE_HOME can name another place") from error
-    return Library(load(path), missing)
+            cause = getattr(error.__cause__ or error, "strerror", None)
+            raise BuildError(f"cannot write {path.parent} ({cause}); XDG_CACHE_HOME can name another place") from error
+    return Library(
+        load(path), kept["missing"], kept["sha256"], "; ".join(filter(None, (f"built with {compiler[0]}", note)))
+    )
+
+
+def _prebuilt() -> tuple[Library | None, str]:
+    """The library that came with the package; or None, and why it isn't used if there is one."""
+    path = PREBUILT / "kernels.so"
+    if not path.exists():
+        return None, ""
+    kept = _kept(path)
+    if kept is None:
+        return None, "the prebuilt library is damaged"
+    if kept.get("sources") != sources_digest():
+        return None, "the prebuilt library was built from other sources than those beside it"
+    try:
+        return Library(load(path), kept["missing"], kept["sha256"], "prebuilt"), ""
+    except BuildError as error:
+        return None, f"the prebuilt library isn't usable here: {error}"
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -136,6 +178,8 @@ def load(path: Path) -> ctypes.CDLL:
         size = getattr(native, f"{name}_size")()
         if size != ctypes.sizeof(struct):
             raise BuildError(f"{name} has {size} bytes in the built library, {ctypes.sizeof(struct)} in Python")
+    pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    native.use_pool(pool and ctypes.cast(pool, ctypes.c_void_p))
     return native
 
 
@@ -152,20 +196,32 @@ def _compiler() -> list[str]:
 def _key(compiler: list[str]) -> str:
     binary = Path(compiler[0]).resolve()
     stat = binary.stat()
-    identity = [platform.machine(), str(binary), stat.st_size, stat.st_mtime_ns, compiler[1:], FLAGS, LINK_FLAGS]
-    digest = hashlib.sha256(repr([*identity, PATH_FLAGS, ATTENTION_FLAGS]).encode())
+    identity = [sources_digest(), str(binary), stat.st_size, stat.st_mtime_ns, compiler[1:]]
+    return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+
+
+def sources_digest() -> str:
+    """Of all that a library is made from, but the compiler."""
+    digest = hashlib.sha256(
+        repr([platform.machine(), FLAGS, LINK_FLAGS, PATH_FLAGS, ARM_FLAGS, ATTENTION_FLAGS]).encode()
+    )
     for file in sorted(SOURCES.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
-def _kept(path: Path) -> dict[str, str] | None:
-    """The missing paths of the library at `path`; None unless it is the one that was written with them, and whole:
-    loading half a library could crash the process."""
+def describe(library: Path, missing: dict[str, str]) -> dict[str, Any]:
+    """What is kept beside a library."""
+    return {"sha256": hashlib.sha256(library.read_bytes()).hexdigest(), "missing": missing}
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """What is kept beside the library at `path`; None unless it is the one that was described, and whole: loading half
+    a library could crash the process."""
     try:
-        beside = json.loads(path.with_suffix(".json").read_text())
-        intact = beside["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-        return {str(name): str(reason) for name, reason in beside["missing"].items()} if intact else None
+        kept: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+        here = describe(path, {str(name): str(reason) for name, reason in kept["missing"].items()})
+        return kept | here if kept["sha256"] == here["sha256"] else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -198,7 +254,7 @@ def knows_flags(compiler: list[str], path: str, folder: Path) -> bool:
 
 
 def _compile(compiler: list[str], source: Path, path: str, folder: Path) -> "subprocess.Popen[str]":
-    extra = (PATH_FLAGS | ATTENTION_FLAGS).get(path, [])
+    extra = (PATH_FLAGS | ARM_FLAGS | ATTENTION_FLAGS).get(path, [])
     return _start([*compiler, *FLAGS, *extra, "-c", str(source), "-o", str(folder / f"{path}.o")])
 
 

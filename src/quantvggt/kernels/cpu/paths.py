@@ -31,6 +31,10 @@ class CpuPath(Backend):
         """The first call for a CPU builds the library."""
         return self._usable if device.type == "cpu" else (False, "CPU only")
 
+    def digest(self) -> str:
+        library, _ = self._load()
+        return library.sha256 if library else ""
+
     @cached_property
     def _usable(self) -> tuple[bool, str]:
         library, reason = self._load()

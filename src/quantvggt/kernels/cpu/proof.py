@@ -1,5 +1,5 @@
-"""Tiles are what most machines that test this lack, and compilers differ in what they know of them: on each CPU the AMX
-paths have to give the reference's results once, in milliseconds, before they are chosen.
+"""Tiles and ARM's products are what most machines that test this lack, and compilers differ in what they know of them:
+on each CPU their paths have to give the reference's results once, in milliseconds, before they are chosen.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from quantvggt.core.packing import pack_int4
 from quantvggt.kernels import reference
 from quantvggt.kernels.contract import Attention, IntLinear
 
-UNPROVEN = ("amx", "amxbf16")
+UNPROVEN = ("amx", "amxbf16", "i8mm", "dotprod")
 REASON = "its results differ from the reference's on this CPU (please report that)"
 TOLERANCE = 0.01  # bfloat16 costs attention 0.3 to 0.5% of its norm
 

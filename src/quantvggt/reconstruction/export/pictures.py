@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from quantvggt.core.errors import InputError
+from quantvggt.core.limits import usable_cpus
 from quantvggt.reconstruction.export.views import READABLE, View
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.picture import read_image
@@ -39,7 +40,7 @@ def write_pictures(scene: Scene, views: Sequence[View], folder: Path) -> None:
     for view in views:
         if view.source is not None and "frame" in view.source:
             videos.setdefault(view.source["path"], []).append(view)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cpus())) as pool:
         done = []
         for view, pixels in zip(views, scene.images, strict=True):
             if view.source is None:

@@ -1,14 +1,16 @@
 #include "host.h"
 
-#include <dlfcn.h>
-
 #include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
 #include <sys/syscall.h>
@@ -46,19 +48,22 @@ struct Scratch {
 
 using GompParallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
 
+GompParallel pool = nullptr;
+
 }  // namespace
+
+// A second pool beside torch's would fight for its cores, so the pool is that of the OpenMP runtime that torch has
+// loaded: its GOMP_parallel, or null. Without one threads are started for each call.
+EXPORT void use_pool(void *parallel) { pool = reinterpret_cast<GompParallel>(parallel); }
 
 void run_tasks(int64_t tasks, int64_t threads, void (*body)(void *, int64_t), void *arg) {
     Work work;
     work.tasks = tasks, work.body = body, work.arg = arg;
     if (threads > tasks) threads = tasks;
-    // A second pool beside torch's would fight for its cores, so the pool is the OpenMP runtime that torch
-    // has loaded into this process, found by name. Elsewhere threads are started for the call.
-    static const auto gomp = reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     if (threads <= 1) {
         take_tasks(&work);
-    } else if (gomp) {
-        gomp(take_tasks, &work, static_cast<unsigned>(threads), 0);
+    } else if (pool) {
+        pool(take_tasks, &work, static_cast<unsigned>(threads), 0);
     } else {
         std::vector<std::thread> others;
         try {
@@ -152,6 +157,30 @@ EXPORT int amxbf16_supported() { return avx512bf16_supported(); }
 EXPORT int amx_supported() { return tiles_supported(25); }
 EXPORT int amxbf16_supported() { return avx512bf16_supported() ? tiles_supported(22) : 0; }
 #endif
+#endif
+
+#if defined(__aarch64__)
+namespace {
+
+// Linux tells by a bit of a word that the process starts with, macOS by a name; elsewhere nobody is asked.
+bool arm_has(unsigned long word, int bit, const char *name) {
+#if defined(__linux__)
+    return (void)name, getauxval(word) >> bit & 1;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return (void)word, (void)bit, !sysctlbyname(name, &has, &size, nullptr, 0) && has;
+#else
+    return (void)word, (void)bit, (void)name, false;
+#endif
+}
+
+constexpr unsigned long HWCAP = 16, HWCAP2 = 26;  // AT_HWCAP and AT_HWCAP2, which macOS lacks
+
+}  // namespace
+
+EXPORT int dotprod_supported() { return arm_has(HWCAP, 20, "hw.optional.arm.FEAT_DotProd"); }
+EXPORT int i8mm_supported() { return arm_has(HWCAP2, 13, "hw.optional.arm.FEAT_I8MM"); }
 #endif
 
 // A new path says here whether it can run.

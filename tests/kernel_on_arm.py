@@ -1,0 +1,85 @@
+"""The ARM paths on a machine that has none: cross-compiled, and each call run by qemu in a process of its own."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from quantvggt.kernels.cpu import build, paths
+from quantvggt.kernels.cpu.structs import STRUCTS
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+PATHS = (*build.ARM_FLAGS, "portable")
+
+
+_given: dict[int, Tensor] = {}
+"""Address -> tensor of what the call that is being made is given."""
+
+
+def compile_program(folder: Path) -> Path:
+    """kernel_on_arm.cpp with every path; skips where the cross compiler or qemu is missing."""
+    for name in (COMPILER, EMULATOR):
+        if shutil.which(name) is None:
+            pytest.skip(f"no {name} (Debian: g++-aarch64-linux-gnu, qemu-user)")
+    objects = []
+    for source in (Path(__file__).with_suffix(".cpp"), *(build.SOURCES / f"{name}.cpp" for name in ("host", *PATHS))):
+        objects.append(folder / f"{source.stem}.o")
+        flags = [*build.FLAGS, *build.ARM_FLAGS.get(source.stem, []), f"-I{build.SOURCES}"]
+        subprocess.run([COMPILER, *flags, "-c", str(source), "-o", str(objects[-1])], check=True)
+    program = folder / "arm"
+    subprocess.run([COMPILER, "-static", "-pthread", *map(str, objects), "-o", str(program)], check=True)
+    return program
+
+
+def backend(kind: type[paths.CpuPath], path: str, program: Path, monkeypatch: pytest.MonkeyPatch) -> paths.CpuPath:
+    """`kind` on the ARM path `path`."""
+
+    class OnArm(kind):  # type: ignore[misc, valid-type]
+        def available(self, device: torch.device) -> tuple[bool, str]:
+            return device.type == "cpu", "under qemu"
+
+        def _call(self, **fields: Any) -> None:
+            args = STRUCTS[self.STRUCT](threads=torch.get_num_threads(), **fields)
+            _run(program, f"{self.path}_{self.OP}", args)
+            _given.clear()
+
+    monkeypatch.setattr(paths, "_address", _address)
+    return OnArm(path)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    _given[tensor.data_ptr()] = tensor
+    return tensor.data_ptr()
+
+
+def _run(program: Path, function: str, args: ctypes.Structure) -> None:
+    pointers, data, places = list[int](), bytearray(), dict[int, int]()
+    for name, kind in args._fields_:  # type: ignore[misc]
+        value = getattr(args, name)
+        if kind is not ctypes.c_void_p:
+            continue
+        pointers.append(getattr(type(args), name).offset)
+        if value:
+            data += bytes(-len(data) % 64)
+            places[value] = len(data)
+            setattr(args, name, len(data) + 1)
+            data += ctypes.string_at(value, _size(_given[value]))
+    numbers = [ctypes.sizeof(args), len(data), len(pointers), *pointers]
+    content = b"".join(number.to_bytes(8, "little") for number in numbers) + bytes(args) + data
+    source, target = program.with_name("input"), program.with_name("output")
+    source.write_bytes(content)
+    subprocess.run([EMULATOR, str(program), function, str(source), str(target)], check=True)
+    result = target.read_bytes()
+    for value, place in places.items():
+        ctypes.memmove(value, result[place : place + _size(_given[value])], _size(_given[value]))
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
