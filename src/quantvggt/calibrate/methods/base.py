@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from quantvggt.calibrate.capture import watched
 from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.stream import Stream
 from quantvggt.core.scheme import Scheme
@@ -54,21 +55,10 @@ class BlockTask:
     @torch.no_grad()
     def observe(self, block: nn.Module, observers: Mapping[str, Callable[[Tensor], None]]) -> None:
         """Run `block` (this one, or a copy with layers replaced) on every clip; observers[layer] sees the inputs."""
-        handles = [
-            block.get_submodule(layer).register_forward_pre_hook(partial(_show, observer))
-            for layer, observer in observers.items()
-        ]
-        try:
+        with watched(block, observers):
             outputs = self.inputs.after(block, self.place)
-        finally:
-            for handle in handles:
-                handle.remove()
         if block is self.block and self.inputs is self.floats:
             self.targets = outputs  # so nobody has to run it again
-
-
-def _show(observer: Callable[[Tensor], None], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    observer(inputs[0])
 
 
 @dataclass(frozen=True)
