@@ -23,6 +23,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import Model
 from quantvggt.reconstruction import predict
+from quantvggt.reconstruction.cameras import KnownCameras, given_of
 from quantvggt.reconstruction.lens import Known, read_intrinsics
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
@@ -71,7 +72,7 @@ def select_calibration(
     """
     find_strategy(strategy)
     chosen_settings = as_settings({"clusters": clusters, **(settings or {})})
-    pool = calibration_pool(samples, pool_size, frames, model.image_size)
+    pool = calibration_pool(samples, pool_size, frames, model.image_size, model.preprocessing)
     if not 1 <= size <= len(pool):
         raise InputError(f"size is {size}, the pool has {len(pool)} clips; ask for 1 to {len(pool)}")
     features = pool_features(model, pool, deep, progress)
@@ -106,7 +107,7 @@ def quantize(
     """
     clips: Sequence[Clip] = ()
     if budget is not None or needs_clips(find_method(method), scheme, rest, *(site_schemes or {}).values()):
-        clips = calibration_clips(calibration, size=model.image_size)
+        clips = calibration_clips(calibration, size=model.image_size, mode=model.preprocessing)
     chosen = None
     if budget is not None:
         if site_schemes or rest is not None:
@@ -126,19 +127,27 @@ def reconstruct(
     points: str = "depth",
     frames: int | None = None,
     rate: float | None = None,
-    mode: str = "crop",
+    mode: str | None = None,
     model_name: str = "VGGT",
     every: int | None = None,
     skip_unreadable: bool = False,
     intrinsics: Known | str | None = None,
+    cameras: KnownCameras | PathLike | None = None,
+    depth: Tensor | None = None,
 ) -> Scene:
     """Photos or a video to cameras, depth and points. See `scenes.open.load_clip` and `reconstruction.predict`.
 
+    mode: how pictures are fitted to the model (`scenes.preprocess.MODES`); None: as its family has it.
     intrinsics: known ones, which are kept: as `reconstruction.lens.read_intrinsics` takes or gives them.
+    cameras: known ones, intrinsics and extrinsics, that the model is told: what `reconstruction.cameras.read_cameras`
+    takes or gives. depth: known too, [S, H, W] of the clip's frames, 0 where it is unknown. InputError unless the
+    model's family makes use of them (`Model.takes`).
     """
+    if cameras is not None and intrinsics is not None:
+        raise InputError("give either intrinsics or cameras, which hold intrinsics too")
     known = read_intrinsics(intrinsics) if isinstance(intrinsics, str) else intrinsics
     clip = source
     if not isinstance(clip, Clip):
-        clip = load_clip(clip, frames, rate, mode, model.image_size, every, skip_unreadable)
+        clip = load_clip(clip, frames, rate, mode or model.preprocessing, model.image_size, every, skip_unreadable)
     lenses = None if known is None else known.of(clip)
-    return predict.reconstruct(model, clip, points=points, model_name=model_name, intrinsics=lenses)
+    return predict.reconstruct(model, clip, points, model_name, lenses, given_of(clip, cameras, depth))

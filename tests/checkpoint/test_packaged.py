@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantvggt.checkpoint.load import image_size_of, load
+from quantvggt.checkpoint.load import load, outline
 from quantvggt.checkpoint.locate import locate, stored_bytes
 from quantvggt.checkpoint.packaged import HEAVY, NANO, OVERLAY_NAME, OverlayFile, open_any
 from quantvggt.cli.main import main
@@ -51,9 +51,9 @@ def test_the_image_size_is_known_without_reading_weights(
     models: tuple[VGGT, VGGT], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quantvggt.checkpoint.load._fill", None)
-    assert [image_size_of(name) for name in (NANO, HEAVY)] == [model.image_size for model in models]
+    assert [outline(name).image_size for name in (NANO, HEAVY)] == [model.image_size for model in models]
     with pytest.raises(InputError, match="no checkpoint at"):
-        image_size_of("gone.safetensors")
+        outline("gone.safetensors")
 
 
 def test_only_heavys_special_tokens_are_heavy(models: tuple[VGGT, VGGT], clip: Clip) -> None:

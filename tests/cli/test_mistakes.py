@@ -1,5 +1,6 @@
 """The caller's mistakes: exit code 2, one line on stderr that names the culprit and the remedy, nothing written."""
 
+import json
 from pathlib import Path
 
 import av
@@ -68,6 +69,28 @@ def test_what_is_wrong_with_the_input_is_said_before_a_model_is_loaded(
         source.write_bytes(b"\0\0\0\x18ftypisom\0\0\2\0isomavc1")
     line = mistake(capsys, "reconstruct", model, str(source), "-o", str(tmp_path / "out"))
     assert ("1.png" if what == "torn photo" else str(source)) in line
+
+
+def test_cameras_for_a_model_that_makes_no_use_of_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    write_photo(tmp_path / "photo.png")
+    cameras = tmp_path / "cameras.json"
+    command = (
+        "reconstruct",
+        model,
+        str(tmp_path / "photo.png"),
+        "-o",
+        str(tmp_path / "out"),
+        "--cameras",
+        str(cameras),
+    )
+    assert f"cannot read cameras {cameras}" in mistake(capsys, *command)
+    lens = [[40, 0, 20], [0, 40, 15], [0, 0, 1]]
+    frame = {"name": "photo.png", "width": 40, "height": 30, "intrinsics": lens, "extrinsics": np.eye(3, 4).tolist()}
+    cameras.write_text(json.dumps({"frames": [frame]}))
+    assert "vggt make no use of given extrinsics and intrinsics" in mistake(capsys, *command)
+    assert not (tmp_path / "out").exists()
 
 
 def test_frames_rate_and_every_contradict(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:

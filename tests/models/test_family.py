@@ -1,10 +1,13 @@
 """A family that the package doesn't know, a model of two blocks: everything is done to it by the contract alone."""
 
+import json
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,13 +19,16 @@ from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.inspection import inspect_sites
 from quantvggt.evaluate.run import evaluate, predict
-from quantvggt.models import FAMILIES, Answers, Model, ModelConfig
+from quantvggt.models import FAMILIES, Answers, Given, Model, ModelConfig
 from quantvggt.models.family import Family, Part, Place
 from quantvggt.models.sites import all_sites, quantizable_sites
 from quantvggt.nn.block import Block, PatchEmbed
 from quantvggt.nn.quant_linear import mark_frames
 from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.reconstruction.lens import clip_lens
+from quantvggt.scenes.preprocess import MODES
 from quantvggt.scenes.synthetic import make_clips
+from reconstruction_photos import write_photo
 
 PATCH, SPECIAL = 14, 1
 CLIPS = make_clips([9_400_000, 9_400_001], frames=3, size=56)
@@ -196,6 +202,80 @@ def test_it_reconstructs_and_is_judged(toy: Toy, tmp_path: Path) -> None:
     labels = {"name": "toy", "method": "rtn", "scheme": "w4a4", "seed": 0, "checkpoint_bytes": 1}
     row = evaluate(small, CLIPS, predict(toy, CLIPS, progress=False), **labels, progress=False)  # type: ignore[arg-type]
     assert row["drift_depth"] > 0
+
+
+class Told(Toy):
+    """Puts cameras that it is given in the place of its own."""
+
+    takes = frozenset({"extrinsics", "intrinsics"})
+    preprocessing = "longest"
+
+    def answers_given(self, images: Tensor, given: Given, dense: Sequence[int] | None = None) -> Answers:
+        answers = self.read(self.encode(images), images, dense=dense)
+        assert given.extrinsics is not None
+        assert given.intrinsics is not None
+        return replace(answers, extrinsics=given.extrinsics[None], intrinsics=given.intrinsics[None], metric=True)
+
+
+def test_cameras_are_given_to_a_family_that_takes_them(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(2):
+        write_photo(tmp_path / "photos" / f"{seed}.jpg", (90, 120), seed)
+    scene = qv.reconstruct(toy, tmp_path / "photos")
+    assert scene.size == (56, 56)
+    assert "scale" not in scene.provenance
+    scene.export(tmp_path / "scene", formats=("cameras",))
+    with pytest.raises(InputError, match=r"family toy make no use of given extrinsics and intrinsics; leave them out"):
+        qv.reconstruct(toy, tmp_path / "photos", cameras=tmp_path / "scene")
+    monkeypatch.setitem(FAMILIES, "told", Family("told", ToyConfig, Told))
+    with pytest.raises(InputError, match=r"families that do: .*told"):
+        qv.reconstruct(toy, tmp_path / "photos", cameras=tmp_path / "scene")
+    told = Told(ToyConfig())
+    told.load_state_dict(toy.state_dict())
+    again = qv.reconstruct(told, tmp_path / "photos", cameras=tmp_path / "scene")
+    assert again.size == (56, 42)
+    assert again.provenance["extrinsics"] == again.provenance["intrinsics"] == "given"
+    assert again.provenance["scale"] == "metric"
+    assert torch.allclose(torch.from_numpy(again.extrinsics), torch.from_numpy(scene.extrinsics), atol=1e-6)
+    lens = {"scale": [42 / 90, 56 / 120], "offset": [0, 0]}
+    original = np.array(
+        json.loads((tmp_path / "scene" / "cameras.json").read_text())["frames"][0]["original"]["intrinsics"]
+    )
+    np.testing.assert_allclose(again.intrinsics[0], clip_lens(original, lens), rtol=1e-5)
+    with pytest.raises(InputError, match="either intrinsics or cameras"):
+        qv.reconstruct(told, tmp_path / "photos", cameras=tmp_path / "scene", intrinsics="1,1,1,1")
+    with pytest.raises(InputError, match="no use of given depth"):
+        qv.reconstruct(told, CLIPS[0], depth=torch.ones(3, 56, 56))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Given(extrinsics=torch.zeros(2, 3, 4)), r"extrinsics must be a tensor \[3, 3, 4\] for these frames, got \[2"),
+        (Given(depth=torch.full((3, 56, 56), -1.0)), "depth must be finite, 0 where it is unknown"),
+        (Given(intrinsics=torch.full((3, 3, 3), torch.nan)), "intrinsics must be finite"),
+        (Given(depth=np.zeros(3)), "depth must be a tensor .*, got ndarray"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_given_is_checked(given: Given, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        given.checked(3, 56, 56, torch.device("cpu"))
+
+
+def test_a_licence_that_forbids_uses_is_named(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = qv.save(toy, tmp_path / "toy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        qv.load(folder)
+    limited = Family("toy", ToyConfig, Toy, licence=lambda config: f"no sale above {config.width}")
+    monkeypatch.setitem(FAMILIES, "toy", limited)
+    with pytest.warns(UserWarning, match="published under no sale above 32"):
+        qv.load(folder)
+
+
+def test_pictures_can_be_fitted_to_every_family() -> None:
+    assert {family.model.preprocessing for family in FAMILIES.values()} <= set(MODES)
 
 
 def test_what_it_lacks_is_said(toy: Toy, tmp_path: Path) -> None:

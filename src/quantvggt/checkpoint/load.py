@@ -1,6 +1,7 @@
 """Load a VGGT, in full precision or quantized, from wherever it lies, without a second copy in memory."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,7 +16,7 @@ from quantvggt.checkpoint.validate import check_infos, check_values
 from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
 from quantvggt.models import Model, ModelConfig, VGGTConfig, build, mixed
-from quantvggt.models.family import recognise
+from quantvggt.models.family import find_family, recognise
 from quantvggt.models.sites import all_sites
 from quantvggt.nn.empty import empty_layer
 
@@ -69,16 +70,19 @@ def load(
     wide = dtype if isinstance(dtype, torch.dtype) else config.dtype
     types = {name: mixed.PRODUCTS if name in narrow else wide for name in expected if name not in fixed}
     _fill(model, weights, config.sites, fixed, types, device)
+    licence = find_family(config.model.family).licence(config.model)
+    if licence is not None:
+        warnings.warn(f"weights of this size are published under {licence}", stacklevel=2)
     model.quantization = config.quantization
     return model.eval()
 
 
-def image_size_of(name_or_path: str | os.PathLike[str]) -> int:
-    """`image_size` of the model that `load` would give. Its weights must be here, but they aren't read."""
+def outline(name_or_path: str | os.PathLike[str]) -> Model:
+    """The model that `load` would give, without its numbers. Its weights must be here, but they aren't read."""
     path = locate(name_or_path)
     weights = open_any(path)
     config = read_config(path.parent / CONFIG_NAME) or CheckpointConfig(infer_config(weights.infos))
-    return _empty_model(config, weights).image_size
+    return _empty_model(config, weights)
 
 
 def infer_config(infos: dict[str, TensorInfo]) -> ModelConfig:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
     reference = api.load(args.reference, dtype=dtype_of(args), device=device_of(args)) if args.reference else None
-    clips = calibration_clips(args.calibration, args.clips, args.frames, model.image_size)
+    clips = calibration_clips(args.calibration, args.clips, args.frames, model.image_size, model.preprocessing)
     reports = inspect_sites(model, clips, reference)
     quantization = model.quantization
     if quantization is None:

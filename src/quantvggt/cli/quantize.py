@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         budget = int(2 * sum(parameter.numel() for parameter in model.parameters()) / args.ratio)
     clips = []
     if budget is not None or needs_clips(method, scheme, rest, *site_schemes.values()):
-        clips = calibration_clips(args.calibration, args.clips, args.frames, model.image_size)
+        clips = calibration_clips(args.calibration, args.clips, args.frames, model.image_size, model.preprocessing)
         say(f"calibrating on {len(clips)} clips of {len(clips[0].names)} frames from {args.calibration}")
         if args.calibration == "synthetic":
             say("(images like those you will use are a better calibration set: --calibration FOLDER)")

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.scenes.preprocess import MODES
 
 FORMATS = ("cameras", "colmap", "ply", "glb", "depth", "npz", "nerfstudio", "tum")
 
@@ -43,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mode",
-        default="crop",
-        choices=("crop", "pad"),
+        choices=MODES,
         help="crop: full width, pictures taller than wide lose top and bottom, with a warning; pad: nothing is lost, "
-        "white is added (default crop)",
+        "white is added; longest: nothing is lost or added, unless pictures differ in shape: then all are cut to the "
+        "smallest (default: as the model's family has it, crop for VGGT)",
     )
     parser.add_argument(
         "--points",
@@ -68,10 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument(
         "--intrinsics",
         metavar="FX,FY,CX,CY|FILE",
         help="known cameras, in pixels of the upright pictures: four numbers, a COLMAP cameras.txt, or a .json file",
+    )
+    known.add_argument(
+        "--cameras",
+        metavar="FILE",
+        help="known cameras, where they stand too, for a model that makes use of them: cameras.json, nerfstudio's "
+        "transforms.json, or a folder with COLMAP's cameras.txt and images.txt",
     )
     parser.add_argument(
         "--refine", action="store_true", help="bundle adjustment of the cameras (pip install 'quantvggt[refine]')"
@@ -111,7 +119,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
-    from quantvggt.checkpoint.load import image_size_of
+    from quantvggt.checkpoint.load import outline
+    from quantvggt.reconstruction.cameras import read_cameras
     from quantvggt.reconstruction.export import ExportOptions, check_formats, export, points_of
     from quantvggt.reconstruction.lens import read_intrinsics
     from quantvggt.reconstruction.refine import refine, require_pycolmap
@@ -131,20 +140,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         mesh=args.mesh,
     )
     known = read_intrinsics(args.intrinsics) if args.intrinsics else None
+    cameras = read_cameras(args.cameras) if args.cameras else None
     if args.refine:
         require_pycolmap()
     output = require_free(args.output, args.overwrite)
     source = args.source[0] if len(args.source) == 1 else args.source
     # Pictures before the model: what is wrong with them is said at once, not after a minute of loading.
-    size = image_size_of(args.model)
-    clip = load_clip(source, args.frames, args.rate, args.mode, size, args.every, args.skip_unreadable)
-    if known is not None:
-        known.of(clip)
+    asked = outline(args.model)
+    if cameras is not None:
+        asked.require_takes(cameras.gives)
+    mode = args.mode or asked.preprocessing
+    clip = load_clip(source, args.frames, args.rate, mode, asked.image_size, args.every, args.skip_unreadable)
+    for given in (known, cameras):
+        if given is not None:
+            given.of(clip)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
     height, width = clip.images.shape[-2:]
     say(f"{len(clip.names)} frames of {width}x{height}; running {args.model}")
     start = time.perf_counter()
-    scene = api.reconstruct(model, clip, points=args.points, model_name=args.model, intrinsics=known)
+    scene = api.reconstruct(model, clip, points=args.points, model_name=args.model, intrinsics=known, cameras=cameras)
     seconds = time.perf_counter() - start
     refined = None
     if args.refine:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.scenes.calibration import calibration_pool
 
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
-    pool = calibration_pool(args.pool, args.pool_size, args.frames, model.image_size)
+    pool = calibration_pool(args.pool, args.pool_size, args.frames, model.image_size, model.preprocessing)
     if not 1 <= args.size <= len(pool):
         raise InputError(f"--size {args.size}: the pool has {len(pool)} clips; ask for 1 to {len(pool)}")
     start = time.perf_counter()

@@ -3,8 +3,9 @@
 from quantvggt.models import vggt
 from quantvggt.models.answers import Answers
 from quantvggt.models.family import FAMILIES, Model, ModelConfig, build
+from quantvggt.models.given import Given
 from quantvggt.models.vggt import VGGT, VGGTConfig
 
 FAMILIES[vggt.FAMILY.name] = vggt.FAMILY
 
-__all__ = ["FAMILIES", "VGGT", "Answers", "Model", "ModelConfig", "VGGTConfig", "build"]
+__all__ = ["FAMILIES", "VGGT", "Answers", "Given", "Model", "ModelConfig", "VGGTConfig", "build"]

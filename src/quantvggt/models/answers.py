@@ -18,6 +18,7 @@ class Answers:
     depth: along the optical axis [B, D, H, W] of the D frames that were asked for; points: [B, D, H, W, 3] in the
     world's frame; depth_conf, points_conf: [B, D, H, W], more is surer.
     tracks: x and y in pixels of each query in each frame [B, S, N, 2].
+    metric: is the unit of length the metre? Else it is the model's own, or that of cameras that were given.
     """
 
     size: tuple[int, int]
@@ -29,6 +30,7 @@ class Answers:
     points: Tensor | None = None
     points_conf: Tensor | None = None
     tracks: Tensor | None = None
+    metric: bool = False
 
     def detach(self) -> "Answers":
         """The same numbers without a graph."""

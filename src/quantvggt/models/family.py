@@ -6,7 +6,7 @@ checkpoints, reconstruction and evaluation speak to this contract alone.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from quantvggt.core.errors import InputError
 from quantvggt.core.vector_math import warm_up
 from quantvggt.models.answers import Answers
+from quantvggt.models.given import Given
 from quantvggt.models.quantization import Quantization
 from quantvggt.nn.block import LAYERS
 
@@ -102,6 +103,10 @@ class Model(nn.Module, ABC):
 
     products: torch.dtype | None = None
     """What the trunk's products run in if not in the tokens' dtype, see `models.mixed`."""
+    preprocessing: ClassVar[str] = "crop"
+    """How pictures are fitted to it: a mode of `scenes.preprocess`."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Those fields of `Given` that it makes use of."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -183,13 +188,34 @@ class Model(nn.Module, ABC):
         x and y in pixels of frame 0; None: no tracks. cut: gradients stop where training stops them.
         """
 
-    def answers(self, images: Tensor, dense: Sequence[int] | None = None) -> Answers:
+    def answers(self, images: Tensor, dense: Sequence[int] | None = None, given: Given | None = None) -> Answers:
         """Everything from images [B, S, 3, H, W], RGB in [0, 1].
 
-        Raises InputError if their shape doesn't fit.
+        given: what is known of them beforehand, of a batch of one clip.
+        Raises InputError if a shape doesn't fit, or this model makes no use of what is given.
         """
         images = self.checked(images).to(self.dtype)
-        return self.read(self.encode(images), images, dense=dense)
+        if given is None:
+            return self.read(self.encode(images), images, dense=dense)
+        self.require_takes(given.known())
+        batch, frames, _, height, width = images.shape
+        if batch != 1:
+            raise InputError(f"cameras and depth are given for one clip, not for a batch of {batch}")
+        return self.answers_given(images, given.checked(frames, height, width, images.device), dense)
+
+    def answers_given(self, images: Tensor, given: Given, dense: Sequence[int] | None = None) -> Answers:
+        """`answers` with what is known, checked; of a family that `takes` something."""
+        raise NotImplementedError
+
+    def require_takes(self, known: Collection[str]) -> None:
+        """Raises InputError, naming the families that do, unless this model makes use of all of `known`."""
+        missing = sorted(set(known) - self.takes)
+        if missing:
+            able = [family.name for family in FAMILIES.values() if family.model.takes >= set(known)]
+            raise InputError(
+                f"models of family {self.config.family} make no use of given {' and '.join(missing)}; "
+                + (f"families that do: {', '.join(able)}" if able else "leave them out")
+            )
 
     def checked(self, images: Tensor) -> Tensor:
         """[S, 3, H, W] or [B, S, 3, H, W] as the latter. Raises InputError if the shape doesn't fit."""
@@ -236,12 +262,14 @@ class Model(nn.Module, ABC):
 @dataclass(frozen=True)
 class Family:
     """name: in config.json. recognise: the config of published weights that lie without a config of ours, from their
-    names and shapes; None if they are of another family."""
+    names and shapes; None if they are of another family. licence: of published weights of that config where it forbids
+    some uses, which `load` says."""
 
     name: str
     config: type[ModelConfig]
     model: type[Model]
     recognise: Callable[[Mapping[str, tuple[int, ...]]], ModelConfig | None] = lambda shapes: None
+    licence: Callable[[Any], str | None] = lambda config: None
 
 
 FAMILIES: dict[str, Family] = {}

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from quantvggt.models.pose import matrix_to_quaternion
 
+TO_OPENGL = np.array([1.0, -1, -1])
+"""A camera's axes in OpenGL's convention (x right, y up, z backward), as factors of ours."""
 Array = NDArray[np.float32] | NDArray[np.float64]
 
 

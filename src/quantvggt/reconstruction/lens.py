@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def read_intrinsics(text: str) -> "Known":
         numbers = []
     if len(numbers) != 4:
         raise InputError(f"cannot read intrinsics {text!r}; {FORMS}")
-    return Known(everywhere=_lens(numbers, "--intrinsics"))
+    return Known(everywhere=lens_of(numbers, "--intrinsics"))
 
 
 class Known:
@@ -104,7 +104,7 @@ def _from_json(path: Path) -> Known:
 def _of_object(value: Any, path: Path) -> NDArray[np.float64]:
     try:
         fx, fy = (value["fl_x"], value["fl_y"]) if "fl_x" in value else (value["fx"], value["fy"])
-        return _lens([float(number) for number in (fx, fy, value["cx"], value["cy"])], str(path))
+        return lens_of([float(number) for number in (fx, fy, value["cx"], value["cy"])], str(path))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -113,19 +113,10 @@ def _of_object(value: Any, path: Path) -> NDArray[np.float64]:
 
 def _from_colmap(path: Path) -> Known:
     try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
-        cameras: dict[str, tuple[tuple[int, int], NDArray[np.float64]]] = {}
-        for number, model, width, height, *numbers in rows:
-            if model not in PINHOLES:
-                raise InputError(f"camera {number} of {path} is {model}; undistort the pictures to PINHOLE first")
-            lens = _lens([float(numbers[place]) for place in PINHOLES[model]], str(path))
-            cameras[number] = (int(width), int(height)), lens
-        if not cameras:
-            raise ValueError("no camera in it")
+        cameras = colmap_cameras(path)
         beside = path.with_name("images.txt")
         if beside.is_file():
-            named = _image_lines(beside.read_text(encoding="utf-8").splitlines())
-            return Known(by_name={name: cameras[camera][1] for name, camera in named})
+            return Known(by_name={image.name: cameras[image.camera][1] for image in colmap_images(beside)})
     except (OSError, ValueError, KeyError, IndexError) as error:
         if isinstance(error, InputError):
             raise
@@ -140,14 +131,44 @@ def _from_colmap(path: Path) -> Known:
     return Known(by_size=by_size)
 
 
-def _image_lines(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """File name and camera of each image: every other line that is no comment, observations may be an empty line."""
-    shown = [line for line in lines if not line.startswith("#")]
-    words = [line.split() for line in shown[::2] if line.strip()]
-    return [(line[9], line[8]) for line in words]
+def colmap_cameras(path: Path) -> dict[str, tuple[tuple[int, int], NDArray[np.float64]]]:
+    """Size (width, height) and intrinsics [3, 3] by number, of a cameras.txt.
+
+    Raises InputError for a camera with distortion; OSError, ValueError or IndexError if it is no such file.
+    """
+    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    cameras: dict[str, tuple[tuple[int, int], NDArray[np.float64]]] = {}
+    for number, model, width, height, *numbers in rows:
+        if model not in PINHOLES:
+            raise InputError(f"camera {number} of {path} is {model}; undistort the pictures to PINHOLE first")
+        lens = lens_of([float(numbers[place]) for place in PINHOLES[model]], str(path))
+        cameras[number] = (int(width), int(height)), lens
+    if not cameras:
+        raise ValueError("no camera in it")
+    return cameras
 
 
-def _lens(numbers: Sequence[float], where: str) -> NDArray[np.float64]:
+class ColmapImage(NamedTuple):
+    """A line of an images.txt: quaternion wxyz, translation, number of the camera, file name."""
+
+    rotation: list[float]
+    translation: list[float]
+    camera: str
+    name: str
+
+
+def colmap_images(path: Path) -> list[ColmapImage]:
+    """Every other line that is no comment, observations may be an empty line.
+
+    Raises OSError, ValueError or IndexError if it is no such file.
+    """
+    shown = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    words = [line.split(maxsplit=9) for line in shown[::2] if line.strip()]
+    return [ColmapImage([*map(float, line[1:5])], [*map(float, line[5:8])], line[8], line[9]) for line in words]
+
+
+def lens_of(numbers: Sequence[float], where: str) -> NDArray[np.float64]:
+    """fx, fy, cx, cy as a matrix [3, 3]. Raises InputError, naming `where`, if they make no camera."""
     fx, fy, cx, cy = numbers
     if not (np.isfinite(numbers).all() and fx > 0 and fy > 0):
         raise InputError(f"intrinsics fx={fx:g}, fy={fy:g}, cx={cx:g}, cy={cy:g} in {where} make no camera; {FORMS}")

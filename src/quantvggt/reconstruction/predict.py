@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from quantvggt.core.errors import InputError, QuantVGGTError
-from quantvggt.models import Answers, Model
+from quantvggt.models import Answers, Given, Model
 from quantvggt.reconstruction.geometry import to_camera, unproject
 from quantvggt.reconstruction.lens import clip_lens
 from quantvggt.reconstruction.resection import resect
@@ -26,6 +26,7 @@ def reconstruct(
     points: str = "depth",
     model_name: str = "VGGT",
     intrinsics: NDArray[np.float64] | None = None,
+    given: Given | None = None,
 ) -> Scene:
     """Run the model on a clip, where the model lives and in its dtype.
 
@@ -34,7 +35,7 @@ def reconstruct(
     without a depth head then gets its depth from those points. model_name goes into the scene's provenance.
     White padding, transparency and values that aren't finite get depth 0 and confidence 0.
     intrinsics: known ones [S, 3, 3], in pixels of the user's pictures (of the frames where there are none), which stand
-    in for the model's.
+    in for the model's. given: what the model is told beforehand (`Model.takes`), in pixels of the frames.
     A frame whose camera isn't finite, or none of whose depths is, is left out, with one warning for all of them.
     If the camera head gives no field of view in any frame, cameras are those that the point head's points imply, with a
     warning.
@@ -52,7 +53,8 @@ def reconstruct(
         raise InputError("all pictures are transparent everywhere; save them without transparency")
 
     with torch.inference_mode():
-        answers = model.answers(clip.images[None].to(model.device))
+        images = clip.images[None].to(model.device)
+        answers = model.answers(images) if given is None else model.answers(images, given=given)
     extrinsics, lenses = _cameras(answers)
     if intrinsics is not None:
         lenses = _known(intrinsics, clip)
@@ -78,6 +80,8 @@ def reconstruct(
             "scheme": quantization.scheme.name if quantization else "float32",
             "points": points,
             **({} if intrinsics is None else {"intrinsics": "given"}),
+            **({} if given is None else dict.fromkeys(sorted(given.known()), "given")),
+            **({"scale": "metric"} if answers.metric else {}),
             "source": _source(clip, usable),
         },
     )

@@ -25,7 +25,7 @@ class Scene:
     depth: float32 [S, H, W] along the optical axis, 0 = no value; depth_conf: float32 [S, H, W].
     points: float32 [S, H, W, 3], in the world, the first camera's frame as the model predicts it;
     points_conf: float32 [S, H, W]. Higher is surer; 0 marks pixels without a value. The unit of length is the
-    model's own.
+    model's own; where provenance["scale"] is "metric" the metre, and with given extrinsics world and unit are theirs.
     provenance: JSON-able; what made the scene and from which images.
     Raises InputError if a shape or dtype is wrong.
     """

@@ -30,6 +30,7 @@ def calibration_clips(
     clips: int = CLIPS,
     frames: int = FRAMES,
     size: int = 518,
+    mode: str = "crop",
 ) -> list[Clip]:
     """The calibration set that `source` stands for.
 
@@ -37,11 +38,11 @@ def calibration_clips(
     (cut into at most `clips` clips of about `frames` frames, each spread over the whole); a folder of such folders or
     videos, which may lie deeper (one clip of at most `frames` frames from each, at most `clips` of them, evenly
     chosen); a .json file that `quantvggt select` wrote (all of its clips, exactly as they were chosen).
-    size: image side that the model was made for.
+    size, mode: the image side that the model was made for, and how pictures are fitted to it (`preprocess.MODES`).
     Raises InputError if there is nothing to read, fewer than one clip is asked for, or all clips are of one colour;
     warns if some are, or repeat one frame.
     """
-    return list(calibration_pool(source, clips, frames, size))
+    return list(calibration_pool(source, clips, frames, size, mode))
 
 
 def calibration_pool(
@@ -49,6 +50,7 @@ def calibration_pool(
     clips: int = CLIPS,
     frames: int = FRAMES,
     size: int = 518,
+    mode: str = "crop",
 ) -> Sequence[Clip]:
     """The same clips as `calibration_clips` gives; synthetic scenes and folders of scenes open when asked for, so that
     a large pool never lies in memory, and are judged when one has gone through them."""
@@ -68,8 +70,10 @@ def calibration_pool(
     if scenes:
         step = max(1, len(scenes) / clips)
         chosen = [scenes[int(index * step)] for index in range(min(clips, len(scenes)))]
-        return OpenedOnDemand([partial(load_clip, scene, frames=frames, size=size) for scene in chosen], name)
-    return list(checked(_cut(load_clip(source, frames=clips * frames, size=size), frames), name))
+        return OpenedOnDemand(
+            [partial(load_clip, scene, frames=frames, mode=mode, size=size) for scene in chosen], name
+        )
+    return list(checked(_cut(load_clip(source, frames=clips * frames, mode=mode, size=size), frames), name))
 
 
 class OpenedOnDemand(Sequence[Clip]):

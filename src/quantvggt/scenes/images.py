@@ -15,19 +15,19 @@ from quantvggt.scenes.preprocess import Fitted, check_mode, fit, to_clip
 
 
 def load_images(source: ImageSource, mode: str = "crop", size: int = 518, skip_unreadable: bool = False) -> Clip:
-    """Read photos into a clip, with the same pixels as the published VGGT loader.
+    """Read photos into a clip; in mode "crop" with the same pixels as the published VGGT loader.
 
     source: a folder, a glob, one image, or a list of images, see `files.list_images`. Folders and globs are read in
     natural order (img2 before img10); a list keeps its order. Content counts, not the suffix.
-    mode: "crop" or "pad" (see `preprocess.fit`); size: the target width, a multiple of 14.
+    mode: how it is resized, see `preprocess.MODES`; size: the side that the model was made for, a multiple of 14.
     skip_unreadable: go on without files that can't be read, with one warning.
     Orientation tags are applied, transparency becomes white, 16-bit greyscale is scaled to its full range. Of an
     animated picture the first frame is read, with a warning, whatever its format.
 
     Returns a Clip with images float32 [S, 3, H, W]; `source["frames"]` holds for each frame its path, its
     upright size and the mapping to clip pixels; names are printable and differ. Raises InputError if there is nothing
-    to read, a file can't be read, or mode or size is wrong. Warns if there is one image only, if shapes differ and get
-    padded, or if rows are cut.
+    to read, a file can't be read, or mode or size is wrong. Warns if there is one image only, if shapes differ and are
+    padded or cut, or if rows are cut.
     """
     check_mode(mode, size)
     return clip_of_files(list_images(source, skip_unreadable), mode, size, skip_unreadable)

@@ -49,3 +49,10 @@ def _fitting(name: str) -> str:
         middle = len(name) // 2
         name = name[: middle - (excess + 3) // 4] + name[middle:]
     return name
+
+
+def plain_path(name: str) -> str:
+    """A relative path without what COLMAP's text files or other systems can't take, blanks above all."""
+    name = re.sub(r'[\s\x00-\x1f\ud800-\udfff<>:"|?*]+', "_", name.replace("\\", "/"))
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or "frame"

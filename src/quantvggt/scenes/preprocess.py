@@ -1,11 +1,13 @@
-"""Picture to model input: the published VGGT preprocessing (width 518, multiples of 14), without torchvision.
+"""Picture to model input, as the published loaders of each family do it, without torchvision and OpenCV.
 
 Every step is a scaling and a shift of pixel coordinates, and both are kept, so cameras can be given for the
 original picture too: `pixel_in_clip = pixel_in_original * scale + offset`, pixel centres at +0.5.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,6 @@ from torch import Tensor
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
 
-MODES = ("crop", "pad")
 PATCH = 14
 WHITE = 1.0
 OPAQUE = 128
@@ -43,6 +44,61 @@ class Fitted:
         return {"width": width, "height": height, "scale": list(self.scale), "offset": list(self.offset)}
 
 
+Size = tuple[int, int]
+"""Width and height."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to one picture: it is resized to each of these sizes in turn, then cut or padded to a window around
+    its middle."""
+
+    resizes: Sequence[tuple[Size, Image.Resampling]]
+    window: Size
+
+
+@dataclass(frozen=True)
+class Mode:
+    """plan: for a picture's width and height, and the side that the model was made for.
+
+    joint: the side that frames of unequal sides are brought to: the largest (white is added) or the smallest (they are
+    cut).
+    """
+
+    plan: Callable[[int, int, int], Plan]
+    joint: Callable[[int, int], int] = max
+
+
+def _crop(width: int, height: int, size: int) -> Plan:
+    fitting = _multiple(height * (size / width))
+    return Plan([((size, fitting), Image.Resampling.BICUBIC)], (size, min(fitting, size)))
+
+
+def _pad(width: int, height: int, size: int) -> Plan:
+    whole = (size, _multiple(height * (size / width)))
+    if height > width:
+        whole = (_multiple(width * (size / height)), size)
+    return Plan([(whole, Image.Resampling.BICUBIC)], (size, size))
+
+
+def _longest(width: int, height: int, size: int) -> Plan:
+    """Published code has OpenCV average areas to shrink and interpolate cubically to enlarge: Pillow's box filter and
+    bicubic one are the nearest."""
+    scale = size / max(width, height)
+    rough = max(1, round(width * scale)), max(1, round(height * scale))
+    fine = max(PATCH, (rough[0] + PATCH // 2) // PATCH * PATCH), max(PATCH, (rough[1] + PATCH // 2) // PATCH * PATCH)
+    steps = [(rough, max(rough) > max(width, height)), (fine, fine[0] > rough[0] or fine[1] > rough[1])]
+    box, cubic = Image.Resampling.BOX, Image.Resampling.BICUBIC
+    return Plan([(target, cubic if larger else box) for target, larger in steps], fine)
+
+
+MODES = {"crop": Mode(_crop), "pad": Mode(_pad), "longest": Mode(_longest, joint=min)}
+"""crop, VGGT's: the width becomes `size`, the height the nearest multiple of 14; what is taller than `size` is cut
+above and below. pad: the larger side becomes `size`, the rest is white, up to `size` x `size`. longest,
+Depth-Anything-3's: the larger side becomes `size`, then each the nearest multiple of 14 (ties up), and no white is ever
+added."""
+
+
 def check_mode(mode: str, size: int) -> None:
     """Raise InputError unless `mode` is known and `size` is a positive multiple of the 14-pixel patch."""
     if mode not in MODES:
@@ -52,32 +108,30 @@ def check_mode(mode: str, size: int) -> None:
 
 
 def fit(image: Image.Image, mode: str, size: int, alpha: Image.Image | None = None) -> Fitted:
-    """Resize one RGB picture as the published loader does; alpha: its transparency, 8 bits, None if it has none.
-
-    crop: the width becomes `size`, the height the nearest multiple of 14; what is taller than `size` is cut
-    above and below. pad: the larger side becomes `size`, the rest is white, up to `size` x `size`.
-    """
+    """Resize one RGB picture as a published loader does, see `MODES`; alpha: its transparency, 8 bits, None if it has
+    none."""
     width, height = image.size
-    if mode == "pad" and height > width:
-        new_width, new_height = _multiple(width * (size / height)), size
-    else:
-        new_width, new_height = size, _multiple(height * (size / width))
-    resized = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div_(255).contiguous()
-    fitted = Fitted(pixels, (width, height), (new_width / width, new_height / height), (0, 0))
+    plan = MODES[mode].plan(width, height, size)
+    pixels = torch.from_numpy(np.array(_resized(image, plan))).permute(2, 0, 1).float().div_(255).contiguous()
+    scale = pixels.shape[2] / width, pixels.shape[1] / height
+    fitted = Fitted(pixels, (width, height), scale, (0, 0))
     if alpha is not None:
-        opacity = alpha.resize((new_width, new_height), Image.Resampling.BICUBIC)
-        fitted = replace(fitted, shown=torch.from_numpy(np.array(opacity) >= OPAQUE))
-    if mode == "pad":
-        return pad_to(fitted, size, size)
-    top = max(0, (new_height - size) // 2)
-    shown = None if fitted.shown is None else fitted.shown[top : top + size]
-    return replace(fitted, pixels=pixels[:, top : top + size].contiguous(), offset=(0, -top), shown=shown)
+        fitted = replace(fitted, shown=torch.from_numpy(np.array(_resized(alpha, plan)) >= OPAQUE))
+    return centred(fitted, plan.window[1], plan.window[0])
 
 
-def pad_to(fitted: Fitted, height: int, width: int) -> Fitted:
-    """Centre the picture on a white canvas of the given size."""
+def _resized(image: Image.Image, plan: Plan) -> Image.Image:
+    for target, resampling in plan.resizes:
+        if image.size != target:
+            image = image.resize(target, resampling)
+    return image
+
+
+def centred(fitted: Fitted, height: int, width: int) -> Fitted:
+    """The picture in the middle of height x width pixels: white where it is smaller, cut where it is larger."""
     missing_y, missing_x = height - fitted.pixels.shape[1], width - fitted.pixels.shape[2]
+    if not missing_y and not missing_x:
+        return fitted
     top, left = missing_y // 2, missing_x // 2
     sides = (left, missing_x - left, top, missing_y - top)
     pixels = F.pad(fitted.pixels, sides, value=WHITE)
@@ -89,14 +143,14 @@ def pad_to(fitted: Fitted, height: int, width: int) -> Fitted:
 def to_clip(
     frames: list[Fitted], names: list[str], source: dict[str, Any], described: list[dict[str, Any]], what: str
 ) -> Clip:
-    """A clip of these pictures, padded to one size.
+    """A clip of these pictures, brought to one size as the source's mode says.
 
     described: for each frame what is known of it beside the mapping; what: the source, for a warning about a single
     view. Warns as well where sizes differ and where rows were cut.
     """
     warn_if_cut(frames)
     warn_if_single(len(frames), what)
-    frames = to_common_size(frames)
+    frames = to_common_size(frames, MODES[source["mode"]].joint)
     mapped = [{**known, **frame.mapping()} for known, frame in zip(described, frames, strict=True)]
     return Clip(
         images=torch.stack([frame.pixels for frame in frames]),
@@ -116,18 +170,18 @@ def _shown(frames: list[Fitted]) -> Tensor | None:
     return shown
 
 
-def to_common_size(frames: list[Fitted]) -> list[Fitted]:
-    """Pad every picture to the largest height and width of the set; warns when they differ."""
-    shapes = {tuple(frame.pixels.shape[1:]) for frame in frames}
+def to_common_size(frames: list[Fitted], joint: Callable[[int, int], int]) -> list[Fitted]:
+    """Bring every picture to one height and width, see `Mode.joint`; warns when they differ."""
+    shapes = {(frame.pixels.shape[1], frame.pixels.shape[2]) for frame in frames}
     if len(shapes) == 1:
         return frames
-    height, width = max(h for h, _ in shapes), max(w for _, w in shapes)
+    height, width = (reduce(joint, sides) for sides in zip(*shapes, strict=True))
     sizes = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
+    how = "padded with white" if joint is max else "cut"
     warnings.warn(
-        f"the images differ in shape after resizing ({sizes}); all are padded with white to {width}x{height}",
-        stacklevel=4,
+        f"the images differ in shape after resizing ({sizes}); all are {how} to {width}x{height}", stacklevel=4
     )
-    return [pad_to(frame, height, width) for frame in frames]
+    return [centred(frame, height, width) for frame in frames]
 
 
 def warn_if_single(count: int, what: str) -> None:

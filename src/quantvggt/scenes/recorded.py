@@ -18,7 +18,7 @@ from quantvggt.core.files import atomic_file
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.corruption import corrupt
 from quantvggt.scenes.picture import read_image
-from quantvggt.scenes.preprocess import Fitted, check_mode, fit, pad_to
+from quantvggt.scenes.preprocess import MODES, Fitted, centred, check_mode, fit
 from quantvggt.scenes.synthetic import make_clip
 from quantvggt.scenes.video import read_frames
 
@@ -121,11 +121,12 @@ def _open(source: Source, size: tuple[int, int], names: list[str], pictures: Pic
         return replace(make_clip(source["seed"], source["frames"], size), source=source)
     check_mode(source["mode"], source["size"])
     fitted = [_picture(source, frame, pictures) for frame in source["frames"]]
+    joint = MODES[source["mode"]].joint
     for frame, picture in zip(source["frames"], fitted, strict=True):
         height, width = picture.pixels.shape[-2:]
-        if height > size[0] or width > size[1]:
-            raise ValueError(f"{frame['path']} is larger than the clip it belongs to")
-    images = torch.stack([pad_to(picture, *size).pixels for picture in fitted])
+        if (joint(height, size[0]), joint(width, size[1])) != tuple(size):
+            raise ValueError(f"{frame['path']} is not of a size with the clip it belongs to")
+    images = torch.stack([centred(picture, *size).pixels for picture in fitted])
     return Clip(images, list(names), source)
 
 

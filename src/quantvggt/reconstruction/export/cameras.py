@@ -15,7 +15,8 @@ from quantvggt.scenes.preprocess import frame_mappings
 CONVENTION = {
     "extrinsics": "world to camera [R | t], x_camera = R x_world + t; OpenCV: x right, y down, z forward",
     "intrinsics": "[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels; the first pixel is centred at (0.5, 0.5)",
-    "world": "the frame of the first camera; the unit of length is the model's own",
+    "world": "the frame of the first camera; the unit of length is the model's own, or the metre if made_by.scale is "
+    "metric; with given extrinsics both are theirs",
     "original": "the upright picture before resizing, cropping or padding, and the intrinsics that fit it",
 }
 

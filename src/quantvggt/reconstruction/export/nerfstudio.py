@@ -14,13 +14,12 @@ from quantvggt.core.files import atomic_folder
 from quantvggt.reconstruction.export.pictures import write_pictures
 from quantvggt.reconstruction.export.ply import ply_bytes
 from quantvggt.reconstruction.export.views import View, make_views
-from quantvggt.reconstruction.geometry import invert
+from quantvggt.reconstruction.geometry import TO_OPENGL, invert
 from quantvggt.reconstruction.points import PointCloud
 from quantvggt.reconstruction.scene import Scene
 
 # The first camera's y points down: this makes z up, as nerfstudio's viewer has it.
 APPLIED_TRANSFORM = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0]])
-TO_OPENGL = np.array([1.0, -1, -1])
 
 
 def write_nerfstudio(

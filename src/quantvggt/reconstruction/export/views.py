@@ -1,6 +1,5 @@
 """Each frame as the picture that it is written with: its file, its size, its camera, and how its pixels map."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.reconstruction.export.names import distinct, frame_files
 from quantvggt.reconstruction.lens import original_lens
 from quantvggt.reconstruction.scene import Scene
+from quantvggt.scenes.names import plain_path
 from quantvggt.scenes.preprocess import frame_mappings
 
 READABLE = (".jpg", ".jpeg", ".png")
@@ -90,18 +90,12 @@ def _rounded(lens: NDArray[Any]) -> NDArray[np.float64]:
 def _file(name: str, source: dict[str, Any]) -> str:
     """The user's own name, but without what COLMAP's text files or other systems can't take."""
     if "frame" in source:  # a video's: the name has no suffix
-        return f"{_plain(name)}.jpg"
-    path = PurePosixPath(_plain(name))
+        return f"{plain_path(name)}.jpg"
+    path = PurePosixPath(plain_path(name))
     suffix = path.suffix or Path(source.get("path", "")).suffix
     if suffix.lower() in READABLE:
         return str(path.with_suffix(suffix))
     return str(path.with_suffix(".png" if suffix.lower() in (".bmp", ".tif", ".tiff") else ".jpg"))
-
-
-def _plain(name: str) -> str:
-    name = re.sub(r'[\s\x00-\x1f\ud800-\udfff<>:"|?*]+', "_", name.replace("\\", "/"))
-    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return "/".join(parts) or "frame"
 
 
 def _sharing(views: list[View]) -> list[View]:
