@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from quantvggt.models.dino import DinoV2
+from quantvggt.models.dino import DinoV2, normalise
 from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.nn.block import Block, PatchEmbed
 from quantvggt.nn.quant_linear import mark_frames
@@ -14,8 +14,6 @@ from quantvggt.nn.rope import rope_tables
 
 NUM_REGISTERS = 4
 NUM_SPECIAL = 1 + NUM_REGISTERS  # tokens before the patch tokens of each frame; the other one is the camera's
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Aggregator(nn.Module):
@@ -69,12 +67,7 @@ class Aggregator(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """[B, S, 3, H, W] -> [B, S, P, C]: camera and register tokens, then the patch tokens."""
         batch, frames = images.shape[:2]
-        patches = self.patch_embed(self.normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
+        patches = self.patch_embed(normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
         special = torch.cat((self.camera_token, self.register_token), dim=2)
         special = torch.cat((special[:, :1], special[:, 1:].expand(-1, frames - 1, -1, -1)), dim=1)
         return torch.cat((special.expand(batch, -1, -1, -1), patches), dim=2)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] to what DINOv2 was trained on."""
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return (images - mean) / std
