@@ -107,6 +107,8 @@ class Model(nn.Module, ABC):
     """How pictures are fitted to it: a mode of `scenes.preprocess`."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Those fields of `Given` that it makes use of."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Names that files may hold for a tensor a second time, and the one that it has here."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

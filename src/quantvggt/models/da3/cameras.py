@@ -1,0 +1,86 @@
+"""Cameras in and out of Depth-Anything-3: both are pose encodings (`models.pose`), camera-to-world."""
+
+import torch
+from torch import Tensor, nn
+
+from quantvggt.models.da3.config import ENCODER_HEADS
+from quantvggt.models.pose import decode_pose, encode_pose, invert
+from quantvggt.nn.block import Block, Mlp
+
+POSE_SIZE = 9
+FLATTEST = 1e-6  # of the tangent of half a field of view
+LEAST_DISTANCE = 0.1
+_ENCODER_DEPTH = 4
+
+
+class CameraDecoder(nn.Module):
+    """Camera tokens [.., 2C] -> pose encodings [.., 9], float32."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.fc_t = nn.Linear(dim, 3)
+        self.fc_qvec = nn.Linear(dim, 4)
+        self.fc_fov = nn.Sequential(nn.Linear(dim, 2), nn.ReLU())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.backbone(tokens)
+        return torch.cat((self.fc_t(x), self.fc_qvec(x), self.fc_fov(x)), dim=-1).float()
+
+
+class CameraEncoder(nn.Module):
+    """World-to-camera [B, S, 3, 4] and intrinsics [B, S, 3, 3] of height x width frames -> tokens [B, S, C]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pose_branch = Mlp(POSE_SIZE, dim // 2, dim)
+        self.token_norm = nn.LayerNorm(dim)
+        self.trunk = nn.Sequential(*(Block(dim, ENCODER_HEADS) for _ in range(_ENCODER_DEPTH)))
+        self.trunk_norm = nn.LayerNorm(dim)
+
+    def forward(self, extrinsics: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+        return self.trunk_norm(self.trunk(self.start(extrinsics, intrinsics, height, width)))
+
+    def start(self, extrinsics: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+        """What the first block gets."""
+        pose = encode_pose(invert(extrinsics), intrinsics, height, width)
+        return self.token_norm(self.pose_branch(pose.to(self.token_norm.weight.dtype)))
+
+
+def decode(pose: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Pose [.., 9] -> world-to-camera [.., 3, 4] and intrinsics [.., 3, 3]; a field of view of zero has a huge focal
+    length, as published."""
+    back, intrinsics = decode_pose(pose, height, width, FLATTEST)
+    return invert(back), intrinsics
+
+
+def as_trained(extrinsics: Tensor) -> Tensor:
+    """World-to-camera [S, 3, 4] in any world and unit as the encoder knows them: the first camera is the world, and the
+    median distance from it is 1 (distances below 0.1 in the median are left so small)."""
+    bottom = extrinsics.new_tensor([[0.0, 0, 0, 1]])
+    square = torch.cat((extrinsics, bottom.expand(len(extrinsics), 1, 4)), dim=1)
+    seen = (square @ torch.cat((invert(extrinsics[0]), bottom)))[:, :3]
+    distance = invert(seen)[:, :, 3].norm(dim=-1).median().clamp(min=LEAST_DISTANCE)
+    return torch.cat((seen[:, :, :3], seen[:, :, 3:] / distance), dim=-1)
+
+
+def scale_between(source: Tensor, target: Tensor) -> Tensor:
+    """The scale of the similarity that takes the camera centres of `source` to those of `target`, both world-to-camera
+    [S, 3, 4], with least squared error; 1 where either stand in one place.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
+    """
+    a, b = (invert(extrinsics.double())[:, :, 3] for extrinsics in (source, target))
+    a, b = a - a.mean(0), b - b.mean(0)
+    spread = a.square().sum()
+    left, stretch, right = torch.linalg.svd(b.T @ a)
+    if torch.linalg.det(left @ right) < 0:
+        stretch = stretch * stretch.new_tensor([1, 1, -1])
+    scale = stretch.sum() / spread
+    return scale if spread > 0 and scale > 0 else torch.ones_like(scale)
+
+
+def fields_of_view(intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Vertical and horizontal [.., 2], in radians."""
+    focal = torch.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), dim=-1)
+    return 2 * torch.atan(focal.new_tensor([height, width]) / 2 / focal)
