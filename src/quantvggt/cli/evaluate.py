@@ -73,14 +73,15 @@ def _run_model(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.core.errors import InputError
     from quantvggt.evaluate.run import predict, score
     from quantvggt.report.table import COLUMNS
-    from quantvggt.scenes.datasets import open_dataset
+    from quantvggt.scenes.datasets import First, Picture, open_dataset
 
     if args.scenes < 1 or args.frames < 2:
         raise InputError("evaluation needs --scenes 1 or more and --frames 2 or more")
     dataset = open_dataset(args.dataset, args.root)
     dtype, device = dtype_of(args), device_of(args)
     model = api.load(args.model, dtype=dtype, device=device)
-    clips = dataset.clips(args.scenes, args.seed, args.frames, model.image_size)
+    picture = Picture(model.image_size)
+    clips = [dataset.clip(*drawn, picture) for drawn in First(args.frames).of(dataset, args.scenes, args.seed)]
     reference = None
     if args.reference:
         exact = api.load(args.reference, dtype=torch.float32, device=device)

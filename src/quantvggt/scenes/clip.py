@@ -14,12 +14,14 @@ class GroundTruth:
     """What a scene really is. OpenCV convention, world-to-camera; pixel centres lie at +0.5.
 
     extrinsics: float32 [S, 3, 4]; intrinsics: float32 [S, 3, 3] in pixels;
-    depth: float32 [S, H, W], distance along the optical axis, 0 where there is none (sky).
+    depth: float32 [S, H, W], distance along the optical axis, 0 where there is none (sky);
+    valid: bool [S, H, W], the pixels that a benchmark counts; None: those with depth.
     """
 
     extrinsics: Tensor
     intrinsics: Tensor
     depth: Tensor
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)

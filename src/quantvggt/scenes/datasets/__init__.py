@@ -1,19 +1,29 @@
 """Datasets with truth by name, one file each."""
 
 import os
+import warnings
 from pathlib import Path
 
 from quantvggt.core.errors import InputError
-from quantvggt.scenes.datasets.contract import Dataset
+from quantvggt.scenes.datasets.contract import Dataset, Picture
+from quantvggt.scenes.datasets.draws import Draw, Drawn, Every, First, RandomFrames
 from quantvggt.scenes.datasets.synthetic import Synthetic
 
-DATASETS: dict[str, type[Dataset]] = {Synthetic.name: Synthetic}
+DATASETS: dict[str, type[Dataset]] = {kind.name: kind for kind in (Synthetic,)}
 
-__all__ = ["DATASETS", "Dataset", "open_dataset"]
+__all__ = ["DATASETS", "Dataset", "Draw", "Drawn", "Every", "First", "Picture", "RandomFrames", "open_dataset"]
 
 
 def open_dataset(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """The dataset `name` at `root`. Raises InputError if there is none of that name, or its files aren't there."""
     if name not in DATASETS:
         raise InputError(f"unknown dataset {name!r}; use one of: {', '.join(DATASETS)}")
-    return DATASETS[name](None if root is None else Path(root).expanduser())
+    dataset = DATASETS[name](None if root is None else Path(root).expanduser())
+    if lacking := dataset.missing():
+        some = "; ".join(lacking[:3]) + ("; ..." if lacking[3:] else "")
+        warnings.warn(
+            f"dataset {name} is not complete, so numbers aren't those of published tables: {some} "
+            f"(quantvggt datasets --check {name} --root {root} lists all)",
+            stacklevel=2,
+        )
+    return dataset
