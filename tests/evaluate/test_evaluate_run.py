@@ -20,6 +20,7 @@ KEYS = [
     "scheme",
     "seed",
     "checkpoint_bytes",
+    "relpose",
     "auc30",
     "auc15",
     "auc5",

@@ -6,8 +6,9 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.depth import depth_error
-from quantvggt.evaluate.metrics.points import point_errors, umeyama
+from quantvggt.evaluate.metrics.alignment import umeyama
+from quantvggt.evaluate.metrics.depth import depth_errors
+from quantvggt.evaluate.metrics.points import point_errors
 
 RNG = np.random.default_rng(11)
 
@@ -21,7 +22,7 @@ def truth_depth():
 def test_depth_error_is_zero_for_any_scale_and_ignores_the_sky():
     truth = truth_depth()
     predicted = np.where(truth > 0, 3.7 * truth, RNG.uniform(0, 100, truth.shape))
-    error = depth_error(predicted, truth)
+    error = depth_errors(predicted, truth)
     assert error.absrel == pytest.approx(0, abs=1e-12)
     assert error.delta1 == 1.0
 
@@ -29,7 +30,7 @@ def test_depth_error_is_zero_for_any_scale_and_ignores_the_sky():
 def test_depth_error_follows_its_closed_form():
     truth = np.array([1.0, 2.0, 4.0, 8.0, 16.0]).reshape(1, 1, 5)
     predicted = np.array([1.1, 1.8, 4.0, 10.4, 16.0]).reshape(1, 1, 5)  # the medians agree: 4
-    error = depth_error(predicted, truth)
+    error = depth_errors(predicted, truth)
     assert error.absrel == pytest.approx((0.1 + 0.1 + 0 + 0.3 + 0) / 5)
     assert error.delta1 == pytest.approx(4 / 5)
 
@@ -37,21 +38,21 @@ def test_depth_error_follows_its_closed_form():
 def test_the_depth_scale_is_one_per_clip():
     truth = np.stack([np.full((4, 4), 2.0), np.full((4, 4), 2.0), np.full((4, 4), 2.0)])
     predicted = truth * np.array([1.0, 1.0, 1.5])[:, None, None]
-    assert depth_error(predicted, truth).absrel == pytest.approx(0.5 / 3)
+    assert depth_errors(predicted, truth).absrel == pytest.approx(0.5 / 3)
 
 
 def test_unusable_predicted_depth_counts_as_a_full_error():
     truth = np.full((1, 1, 5), 2.0)
     predicted = np.array([[[2.0, 2.0, 2.0, np.nan, -3.0]]])
-    assert depth_error(predicted, truth).absrel == pytest.approx(2 / 5)
-    assert depth_error(np.full((1, 1, 5), np.inf), truth).absrel == 1.0
+    assert depth_errors(predicted, truth).absrel == pytest.approx(2 / 5)
+    assert depth_errors(np.full((1, 1, 5), np.inf), truth).absrel == 1.0
 
 
 def test_depth_without_truth_is_refused():
     with pytest.raises(InputError, match="no pixel above 0"):
-        depth_error(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
+        depth_errors(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
     with pytest.raises(InputError, match="shape"):
-        depth_error(np.ones((1, 2, 2)), np.ones((2, 2, 2)))
+        depth_errors(np.ones((1, 2, 2)), np.ones((2, 2, 2)))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -27,13 +27,13 @@ def moved_world(extrinsics, rotation, shift, scale):
 
 @pytest.mark.parametrize("sequence", GOLDEN["sequences"])
 def test_every_pair_equals_the_published_evaluation(sequence):
-    rotation, direction = pose_errors(sequence["pred_world_to_camera"], sequence["gt_world_to_camera"])
+    rotation, direction = pose_errors(sequence["pred_world_to_camera"], sequence["gt_world_to_camera"], "quantvggt")
     np.testing.assert_allclose(rotation, sequence["rotation_error_deg"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(direction, sequence["translation_error_deg"], rtol=0, atol=1e-9)
 
 
 def test_auc_equals_the_published_evaluation():
-    errors = [pose_errors(s["pred_world_to_camera"], s["gt_world_to_camera"]) for s in GOLDEN["sequences"]]
+    errors = [pose_errors(s["pred_world_to_camera"], s["gt_world_to_camera"], "quantvggt") for s in GOLDEN["sequences"]]
     rotation, direction = (np.concatenate(kind) for kind in zip(*errors, strict=True))
     for threshold, published in GOLDEN["auc_all_pairs"].items():
         assert auc(rotation, direction, int(threshold)) == pytest.approx(published, abs=1e-12)

@@ -2,42 +2,24 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.depth import depth_error
+from quantvggt.evaluate.metrics.depth import depth_errors
 from quantvggt.evaluate.metrics.drift import Drift, drift
 from quantvggt.evaluate.metrics.points import PointErrors, point_errors
-from quantvggt.evaluate.metrics.pose import auc, pose_errors
+from quantvggt.evaluate.metrics.pose import AUC_THRESHOLDS, Relpose, auc, pose_errors
+from quantvggt.evaluate.prediction import Prediction
 from quantvggt.models import Model
 from quantvggt.reconstruction.geometry import camera_centres, unproject
 from quantvggt.scenes.clip import Clip, GroundTruth
 
 Row = dict[str, Any]
-
-AUC_THRESHOLDS = (30, 15, 5, 3)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one clip, float32.
-
-    extrinsics: world-to-camera [S, 3, 4] (OpenCV, world = first camera); intrinsics: [S, 3, 3] in pixels;
-    depth: [D, H, W] z-depth of the first D frames, D = S unless fewer were asked for; points: [D, H, W, 3], the
-    point head's map, or the depth unprojected through the predicted cameras where the model has no point head.
-    """
-
-    extrinsics: NDArray[np.float32]
-    intrinsics: NDArray[np.float32]
-    depth: NDArray[np.float32]
-    points: NDArray[np.float32]
 
 
 def predict(
@@ -81,13 +63,15 @@ def score(
     scheme: str,
     seed: int,
     checkpoint_bytes: int,
+    relpose: Relpose = "vggt",
 ) -> Row:
     """One result row from predictions already made; the keys are those of docs/cli.md.
 
     auc30 .. auc3 are fractions of 1 over the frame pairs of all clips pooled; depth_absrel, point_error,
-    point_accuracy and point_completeness are means over clips, of the frames whose depth was predicted; the drifts
-    compare with `reference`, the float model's predictions on the same clips and frames. Without a reference they
-    are None, or 0 for the float model itself (method "float").
+    point_accuracy and point_completeness are means over clips, of the frames whose depth was predicted; relpose is the
+    form of the relative pose that the AUCs have (`metrics.pose`); the drifts compare with `reference`, the float
+    model's predictions on the same clips and frames. Without a reference they are None, or 0 for the float model itself
+    (method "float").
 
     Raises InputError if a clip has no ground truth or only one frame.
     """
@@ -95,7 +79,7 @@ def score(
     if not truths or len(predictions) != len(truths):
         raise InputError(f"scoring needs one prediction per clip, got {len(predictions)} for {len(truths)} clips")
     pairs = list(zip(predictions, truths, strict=True))
-    errors = [pose_errors(prediction.extrinsics, truth.extrinsics) for prediction, truth in pairs]
+    errors = [pose_errors(prediction.extrinsics, truth.extrinsics, relpose) for prediction, truth in pairs]
     rotation, direction = (np.concatenate(kind) for kind in zip(*errors, strict=True))
     points = np.mean([_point_errors(prediction, truth) for prediction, truth in pairs], axis=0)
     if reference is not None:
@@ -108,8 +92,9 @@ def score(
         "scheme": scheme,
         "seed": seed,
         "checkpoint_bytes": checkpoint_bytes,
+        "relpose": relpose,
         **{f"auc{threshold}": auc(rotation, direction, threshold) for threshold in AUC_THRESHOLDS},
-        "depth_absrel": float(np.mean([depth_error(p.depth, t.depth[: len(p.depth)]).absrel for p, t in pairs])),
+        "depth_absrel": float(np.mean([depth_errors(p.depth, t.depth[: len(p.depth)]).absrel for p, t in pairs])),
         **dict(zip(("point_error", "point_accuracy", "point_completeness"), points.tolist(), strict=True)),
         **{f"drift_{kind}": value for kind, value in drifts.items()},
     }

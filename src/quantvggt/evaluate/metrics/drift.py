@@ -29,10 +29,12 @@ def drift(
 ) -> Drift:
     """Drift over clips; each sequence holds one entry per clip: extrinsics [S, 3, 4], depths [S, H, W].
 
-    rotation_deg and translation_deg: median of `pose_errors` against the reference, all clips' pairs pooled.
+    rotation_deg and translation_deg: median of `pose_errors` against the reference, all clips' pairs pooled, in the
+    "quantvggt" form, which the stored drifts have (docs/results.md).
     depth: median over clips of each clip's median |d / d_reference - 1|, after one median scale per clip.
     """
-    pairs = [pose_errors(ours, theirs) for ours, theirs in zip(extrinsics, reference_extrinsics, strict=True)]
+    poses = zip(extrinsics, reference_extrinsics, strict=True)
+    pairs = [pose_errors(ours, theirs, "quantvggt") for ours, theirs in poses]
     changes = [depth_change(ours, theirs) for ours, theirs in zip(depths, reference_depths, strict=True)]
     return Drift(
         rotation_deg=float(np.median(np.concatenate([rotation for rotation, _ in pairs]))),
