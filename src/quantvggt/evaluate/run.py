@@ -5,21 +5,29 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.depth import depth_errors
 from quantvggt.evaluate.metrics.drift import Drift, drift
-from quantvggt.evaluate.metrics.points import PointErrors, point_errors
-from quantvggt.evaluate.metrics.pose import AUC_THRESHOLDS, Relpose, auc, pose_errors
+from quantvggt.evaluate.metrics.pose import AUC_THRESHOLDS
 from quantvggt.evaluate.prediction import Prediction
+from quantvggt.evaluate.protocols.contract import Protocol
+from quantvggt.evaluate.protocols.published import PROTOCOLS
 from quantvggt.models import Model
-from quantvggt.reconstruction.geometry import camera_centres, unproject
-from quantvggt.scenes.clip import Clip, GroundTruth
+from quantvggt.reconstruction.geometry import unproject
+from quantvggt.scenes.clip import Clip
 
 Row = dict[str, Any]
+
+ALWAYS = (
+    *(f"auc{threshold}" for threshold in AUC_THRESHOLDS),
+    "depth_absrel",
+    "point_error",
+    "point_accuracy",
+    "point_completeness",
+)
+"""The numbers that every row has, None where they weren't measured."""
 
 
 def predict(
@@ -63,25 +71,22 @@ def score(
     scheme: str,
     seed: int,
     checkpoint_bytes: int,
-    relpose: Relpose = "vggt",
+    protocol: Protocol = PROTOCOLS["synthetic"],
 ) -> Row:
     """One result row from predictions already made; the keys are those of docs/cli.md.
 
-    auc30 .. auc3 are fractions of 1 over the frame pairs of all clips pooled; depth_absrel, point_error,
-    point_accuracy and point_completeness are means over clips, of the frames whose depth was predicted; relpose is the
-    form of the relative pose that the AUCs have (`metrics.pose`); the drifts compare with `reference`, the float
-    model's predictions on the same clips and frames. Without a reference they are None, or 0 for the float model itself
-    (method "float").
+    The numbers are those of `protocol`; what it or the truth doesn't have is None. The drifts compare with `reference`,
+    the float model's predictions on the same clips and frames. Without a reference they are None, or 0 for the float
+    model itself (method "float").
 
-    Raises InputError if a clip has no ground truth or only one frame.
+    Raises InputError if a clip has no ground truth.
     """
-    truths = [_truth(clip) for clip in clips]
-    if not truths or len(predictions) != len(truths):
-        raise InputError(f"scoring needs one prediction per clip, got {len(predictions)} for {len(truths)} clips")
-    pairs = list(zip(predictions, truths, strict=True))
-    errors = [pose_errors(prediction.extrinsics, truth.extrinsics, relpose) for prediction, truth in pairs]
-    rotation, direction = (np.concatenate(kind) for kind in zip(*errors, strict=True))
-    points = np.mean([_point_errors(prediction, truth) for prediction, truth in pairs], axis=0)
+    if not clips or len(predictions) != len(clips):
+        raise InputError(f"scoring needs one prediction per clip, got {len(predictions)} for {len(clips)} clips")
+    scenes = {
+        str(place): protocol.measure(prediction, clip)
+        for place, (prediction, clip) in enumerate(zip(predictions, clips, strict=True))
+    }
     if reference is not None:
         drifts = _drift(predictions, reference)._asdict()
     else:
@@ -92,10 +97,10 @@ def score(
         "scheme": scheme,
         "seed": seed,
         "checkpoint_bytes": checkpoint_bytes,
-        "relpose": relpose,
-        **{f"auc{threshold}": auc(rotation, direction, threshold) for threshold in AUC_THRESHOLDS},
-        "depth_absrel": float(np.mean([depth_errors(p.depth, t.depth[: len(p.depth)]).absrel for p, t in pairs])),
-        **dict(zip(("point_error", "point_accuracy", "point_completeness"), points.tolist(), strict=True)),
+        "protocol": protocol.name,
+        "relpose": protocol.relpose,
+        **dict.fromkeys(ALWAYS),
+        **protocol.summarise(scenes),
         **{f"drift_{kind}": value for kind, value in drifts.items()},
     }
 
@@ -138,19 +143,6 @@ def _predict(model: Model, dense_frames: int | None, clip: Clip) -> Prediction:
     else:
         points = unproject(depth, extrinsics[: len(depth)], intrinsics[: len(depth)])
     return Prediction(extrinsics, intrinsics, depth, points)
-
-
-def _truth(clip: Clip) -> GroundTruth:
-    if clip.truth is None:
-        raise InputError(f"clip of {clip.names[0]} has no ground truth to score against; use clips that have it")
-    return clip.truth
-
-
-def _point_errors(prediction: Prediction, truth: GroundTruth) -> PointErrors:
-    shown = len(prediction.depth)
-    depth, extrinsics, intrinsics = (part[:shown].numpy() for part in (truth.depth, truth.extrinsics, truth.intrinsics))
-    points = unproject(depth, extrinsics, intrinsics)
-    return point_errors(prediction.points, points, depth > 0, camera_centres(extrinsics)[0])
 
 
 def _drift(predictions: Sequence[Prediction], reference: Sequence[Prediction]) -> Drift:

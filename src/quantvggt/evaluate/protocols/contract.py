@@ -23,8 +23,8 @@ class Part(ABC):
     """One kind of number: of points, of depth, of a trajectory."""
 
     @abstractmethod
-    def lacks(self, truth: GroundTruth) -> str | None:
-        """Why these numbers can't be taken with this truth; None if they can."""
+    def lacks(self, prediction: Prediction, truth: GroundTruth) -> str | None:
+        """Why the truth doesn't allow these numbers of what was predicted; None if it does."""
 
     @abstractmethod
     def measure(self, prediction: Prediction, truth: GroundTruth) -> Values:
@@ -83,7 +83,7 @@ class Protocol:
             rotation, direction = pose_errors(prediction.extrinsics, clip.truth.extrinsics, self.relpose)
             numbers |= {"rotation_deg": rotation.tolist(), "direction_deg": direction.tolist()}
         for name, part in self.parts.items():
-            reason = part.lacks(clip.truth)
+            reason = part.lacks(prediction, clip.truth)
             if reason is None:
                 numbers[name] = part.measure(prediction, clip.truth)
             else:
