@@ -5,7 +5,7 @@ Jensen et al., "Large scale multi-view stereopsis evaluation", 2014; Aanaes et a
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +33,10 @@ class DtuSurface:
 
     @classmethod
     def read(cls, root: Path, scan: int) -> "DtuSurface":
-        """From DTU's folders: `Points/stl` beside `SampleSet/MVS Data/ObsMask`. Raises InputError naming what lacks."""
+        """From DTU's folders in `root`: `Points/stl` and `SampleSet/MVS Data/ObsMask`.
+
+        Raises InputError that names a file if it is missing, or if they are damaged.
+        """
         import trimesh
         from scipy.io import loadmat
 
@@ -46,14 +49,18 @@ class DtuSurface:
         for file in files:
             if not file.is_file():
                 raise InputError(f"DTU's {file} isn't there; it comes with Points and SampleSet of DTU's MVS data")
-        observed = loadmat(str(files[1]))
-        return cls(
-            points=np.asarray(trimesh.load_mesh(files[0], process=False).vertices, np.float64),
-            plane=np.asarray(loadmat(str(files[2]))["P"], np.float64).reshape(4),
-            mask=np.asarray(observed["ObsMask"], bool),
-            corner=np.asarray(observed["BB"], np.float64),
-            step=float(np.asarray(observed["Res"]).reshape(())),
-        )
+        try:
+            cloud: Any = trimesh.load(files[0], process=False)
+            observed, plane = (loadmat(str(file)) for file in files[1:])
+            return cls(
+                points=np.asarray(cloud.vertices, np.float64),
+                plane=np.asarray(plane["P"], np.float64).reshape(4),
+                mask=np.asarray(observed["ObsMask"], bool),
+                corner=np.asarray(observed["BB"], np.float64).reshape(2, 3),
+                step=float(np.asarray(observed["Res"]).reshape(())),
+            )
+        except Exception as error:  # the readers raise anything on damaged files
+            raise InputError(f"DTU's files of scan {scan} in {root} are damaged: {error}") from error
 
 
 class CloudErrors(NamedTuple):

@@ -55,13 +55,14 @@ def normals(points: Array, tree: cKDTree | None = None) -> Array:
     """
     tree = cKDTree(points) if tree is None else tree
     found = np.empty_like(points)
+    rounding = NEIGHBOURS * (1e-12 * np.abs(points).max()) ** 2
     for start in range(0, len(points), CHUNK):
         part = slice(start, start + CHUNK)
         _, near = nearest(tree, points[part], k=min(NEIGHBOURS, len(points)))
         around = points[near.reshape(len(near), -1)]
         around = around - around.mean(1, keepdims=True)
         spread, directions = np.linalg.eigh(around.swapaxes(1, 2) @ around)
-        found[part] = directions[..., 0] * (spread[..., 2:] > 0)
+        found[part] = directions[..., 0] * (spread[..., 2:] > rounding)
     return found
 
 

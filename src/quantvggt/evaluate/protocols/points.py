@@ -55,7 +55,9 @@ class SurfacePoints(Part):
         if self.source == "head":
             return prediction.points
         shown = len(prediction.depth)
-        return unproject(prediction.depth, prediction.extrinsics[:shown], prediction.intrinsics[:shown])
+        singular = np.linalg.det(prediction.intrinsics[:shown]) == 0
+        lenses = np.where(singular[:, None, None], np.float32(np.nan), prediction.intrinsics[:shown])
+        return unproject(prediction.depth, prediction.extrinsics[:shown], lenses)
 
     def _cropped(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
         if self.crop is None:

@@ -48,8 +48,8 @@ _ALL = (
     Protocol(
         "co3d-vggt-quick", "co3d", RandomFrames(10, min_frames=50, quick="sample"), VGGT, relpose="vggt",
         pooling="category",
-        about="co3d-vggt on 10 random sequences of each category that has so many. VGGT's evaluation states AUC@30, 15, "
-        "5, 3 of 89.98, 83.89, 67.45, 56.65 for VGGT.",
+        about="co3d-vggt on 10 random sequences of each category that has so many. VGGT's evaluation states AUC@30, "
+        "15, 5, 3 of 89.98, 83.89, 67.45, 56.65 for VGGT.",
     ),
     Protocol(
         "co3d-quantvggt", "co3d", RandomFrames(10, min_frames=50), VGGT, relpose="quantvggt", pooling="category",
@@ -87,7 +87,8 @@ _ALL = (
     Protocol(
         "7scenes-cut3r", "7scenes", Every(200), CUT, points=MEDIANS,
         about="CUT3R's evaluation: every 200th frame, depth registered to the pictures, medians of depth and extent "
-        "made equal, the central 224x224 pixels. Its registration turns some missing pixels into near ones; ours doesn't.",
+        "made equal, the central 224x224 pixels. Its registration turns some missing pixels into near ones; ours "
+        "doesn't.",
     ),
     Protocol(
         "7scenes-quantvggt", "7scenes", Every(100), CUT, points=MEDIANS,
