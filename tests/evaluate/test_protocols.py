@@ -68,7 +68,7 @@ def test_a_prediction_that_is_not_finite_counts_as_bad_and_stays_json(name):
 
 
 def test_a_scene_without_what_a_number_needs_says_so():
-    everything = replace(PROTOCOLS["colmap"], points=SurfacePoints("similarity", 0.1))
+    everything = replace(PROTOCOLS["colmap"], points=SurfacePoints("similarity", 0.1), depth=DepthMaps("median"))
     truth = CLIP.truth
     blind = replace(CLIP, truth=replace(truth, depth=torch.zeros_like(truth.depth)))
     found = everything.measure(oracle(CLIP), blind)
@@ -87,6 +87,9 @@ def test_a_scene_without_what_a_number_needs_says_so():
     }
     still = replace(CLIP, truth=replace(truth, extrinsics=truth.extrinsics[:1].repeat(4, 1, 1)))
     assert "stands still" in everything.measure(oracle(CLIP), still)["absent"]["trajectory"]
+    unknown = replace(CLIP, truth=replace(truth, extrinsics=torch.full_like(truth.extrinsics, torch.nan)))
+    absent = everything.measure(oracle(CLIP), unknown)["absent"]
+    assert absent == dict.fromkeys(("pose", "points", "trajectory"), "the truth has no poses")
     with pytest.raises(InputError, match="no ground truth"):
         everything.measure(oracle(CLIP), Clip(CLIP.images, CLIP.names))
     assert everything.summarise({}) == {}

@@ -10,6 +10,7 @@ import numpy as np
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.metrics.pose import AUC_THRESHOLDS, Relpose, auc, pose_errors
 from quantvggt.evaluate.prediction import Prediction
+from quantvggt.evaluate.protocols.truth import lack_of_poses
 from quantvggt.scenes.clip import Clip, GroundTruth
 from quantvggt.scenes.datasets.contract import Picture
 from quantvggt.scenes.datasets.draws import Draw
@@ -77,8 +78,9 @@ class Protocol:
             raise InputError(f"clip of {clip.names[0]} has no ground truth to score against; use clips that have it")
         numbers: SceneNumbers = {}
         absent: dict[str, str] = {}
-        if self.relpose is not None and len(clip.names) < 2:
-            absent["pose"] = "one frame makes no pair"
+        unknown = "one frame makes no pair" if len(clip.names) < 2 else lack_of_poses(clip.truth)
+        if self.relpose is not None and unknown:
+            absent["pose"] = unknown
         elif self.relpose is not None:
             rotation, direction = pose_errors(prediction.extrinsics, clip.truth.extrinsics, self.relpose)
             numbers |= {"rotation_deg": rotation.tolist(), "direction_deg": direction.tolist()}

@@ -8,7 +8,7 @@ import numpy as np
 from quantvggt.evaluate.metrics.depth import DepthAlignment, depth_errors
 from quantvggt.evaluate.prediction import Prediction
 from quantvggt.evaluate.protocols.contract import Part, Values
-from quantvggt.evaluate.protocols.truth import no_depth, valid_pixels
+from quantvggt.evaluate.protocols.truth import lack_of_depth, valid_pixels
 from quantvggt.scenes.clip import GroundTruth
 
 
@@ -26,7 +26,7 @@ class DepthMaps(Part):
     weighted: bool = False
 
     def lacks(self, prediction: Prediction, truth: GroundTruth) -> str | None:
-        return None if self._valid(prediction, truth).any() else no_depth()
+        return lack_of_depth(self._valid(prediction, truth))
 
     def measure(self, prediction: Prediction, truth: GroundTruth) -> Values:
         true = truth.depth[: len(prediction.depth)].numpy()

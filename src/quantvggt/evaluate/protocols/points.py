@@ -11,7 +11,7 @@ from quantvggt.evaluate.metrics.points import point_errors
 from quantvggt.evaluate.metrics.surface import fscore, surface_errors
 from quantvggt.evaluate.prediction import Prediction
 from quantvggt.evaluate.protocols.contract import Part, Values
-from quantvggt.evaluate.protocols.truth import no_depth, valid_pixels
+from quantvggt.evaluate.protocols.truth import lack_of_depth, lack_of_points, valid_pixels
 from quantvggt.reconstruction.geometry import camera_centres, to_camera, unproject
 from quantvggt.scenes.clip import GroundTruth
 
@@ -35,7 +35,8 @@ class SurfacePoints(Part):
 
     def lacks(self, prediction: Prediction, truth: GroundTruth) -> str | None:
         counted = self._cropped(valid_pixels(prediction, truth))
-        return None if counted.any() else no_depth("" if self.crop is None else f" in the central {self.crop} pixels")
+        where = "" if self.crop is None else f" in the central {self.crop} pixels"
+        return lack_of_points(truth) or lack_of_depth(counted, where)
 
     def measure(self, prediction: Prediction, truth: GroundTruth) -> Values:
         valid = valid_pixels(prediction, truth)
@@ -55,7 +56,8 @@ class SurfacePoints(Part):
         if self.source == "head":
             return prediction.points
         shown = len(prediction.depth)
-        singular = np.linalg.det(prediction.intrinsics[:shown]) == 0
+        with np.errstate(invalid="ignore"):
+            singular = np.linalg.det(prediction.intrinsics[:shown]) == 0
         lenses = np.where(singular[:, None, None], np.float32(np.nan), prediction.intrinsics[:shown])
         return unproject(prediction.depth, prediction.extrinsics[:shown], lenses)
 
@@ -75,7 +77,7 @@ class RelativePoints(Part):
     """`point_errors`: after the best similarity, relative to the mean viewing distance; no unit."""
 
     def lacks(self, prediction: Prediction, truth: GroundTruth) -> str | None:
-        return None if valid_pixels(prediction, truth).any() else no_depth()
+        return lack_of_points(truth) or lack_of_depth(valid_pixels(prediction, truth))
 
     def measure(self, prediction: Prediction, truth: GroundTruth) -> Values:
         origin = camera_centres(truth.extrinsics.numpy())[0]

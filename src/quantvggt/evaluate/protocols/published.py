@@ -16,6 +16,7 @@ from quantvggt.scenes.datasets import Every, First, Picture, RandomFrames
 VGGT = Picture(518)
 PI3 = Picture(512, "pi3")
 STRETCHED = Picture(518, "uniform")
+BONN = Every(1, limit=110, start=30)
 CUT = Picture(518, "crop-resize", 392)
 
 SIMILARITY = SurfacePoints("similarity", icp=0.1)
@@ -35,10 +36,9 @@ _ALL = (
         about="Our own: procedural scenes that neither training nor calibration has seen; all frame pairs together.",
     ),
     Protocol(
-        "colmap", "colmap", Every(1), VGGT, relpose="vggt", pooling="scene", points=RelativePoints(),
-        depth=DepthMaps("median"), trajectory=Trajectory(),
-        about="Our own: COLMAP's or nerfstudio's cameras as truth, in their unit of length; the mean over scenes. "
-        "Depth and points only where the project has depth.",
+        "colmap", "colmap", Every(1), VGGT, relpose="vggt", pooling="scene", trajectory=Trajectory(),
+        about="Our own: COLMAP's or nerfstudio's cameras as truth, in their unit of length; the mean over "
+        "scenes.",
     ),
     Protocol(
         "co3d-vggt", "co3d", RandomFrames(10, min_frames=50), VGGT, relpose="vggt", pooling="category",
@@ -66,8 +66,9 @@ _ALL = (
     ),
     Protocol(
         "co3d-pi3", "co3d", RandomFrames(10, seed=42, min_frames=50, order="listed"), PI3, relpose="pi3",
-        about="Pi3's evaluation: seed 42, sequences as listed, all pairs together; its list has 51 categories, the 41 "
-        "of the others first.",
+        split="test-51",
+        about="Pi3's evaluation: seed 42, sequences as listed, all pairs together, of 51 categories: the 41 of the "
+        "others, and 10 more.",
     ),
     Protocol(
         "re10k-pi3", "re10k", RandomFrames(10, seed=42, order="listed"), PI3, relpose="pi3",
@@ -85,6 +86,12 @@ _ALL = (
         about="FGQ's evaluation: dtu-pi3 with points unprojected from depth through the predicted cameras.",
     ),
     Protocol(
+        "7scenes", "7scenes", Every(200), VGGT, relpose="vggt", pooling="scene",
+        points=SurfacePoints("similarity", icp=0.1, within=0.05),
+        about="Our own: the frames of 7scenes-pi3-sparse with exact lenses; cameras, averaged over sequences, and the "
+        "F-score at Depth Anything 3's 0.05 m, of points and not of a fused mesh, so not its number.",
+    ),
+    Protocol(
         "7scenes-cut3r", "7scenes", Every(200), CUT, points=MEDIANS,
         about="CUT3R's evaluation: every 200th frame, depth registered to the pictures, medians of depth and extent "
         "made equal, the central 224x224 pixels. Its registration turns some missing pixels into near ones; ours "
@@ -93,7 +100,7 @@ _ALL = (
     Protocol(
         "7scenes-quantvggt", "7scenes", Every(100), CUT, points=MEDIANS,
         about=f"QuantVGGT's evaluation: 7scenes-cut3r with every 100th frame. {_FLOAT_ONLY} It reads "
-        "raw depth, not registered to the pictures, with their lens.",
+        "raw depth with the lens of the pictures; ours is registered to them.",
     ),
     Protocol(
         "7scenes-pi3-sparse", "7scenes", Every(200), STRETCHED, points=SIMILARITY,
@@ -120,6 +127,12 @@ _ALL = (
         about=f"Pi3's evaluation, every 100th frame. {_K_SLIP}",
     ),
     Protocol(
+        "eth3d", "eth3d", Every(5), VGGT, relpose="vggt", pooling="scene",
+        points=SurfacePoints("similarity", icp=0.1, within=0.25),
+        about="Our own: the pictures of eth3d-pi3 with exact lenses; cameras, averaged over scenes as Depth Anything 3 "
+        "does, and the F-score at its 0.25 m, of points and not of a fused mesh, so not its number.",
+    ),
+    Protocol(
         "eth3d-pi3", "eth3d", Every(5), STRETCHED, points=SIMILARITY,
         about=f"Pi3's evaluation: every 5th picture by name of the 13 training scenes, undistorted without the "
         f"tangential and prism terms of the lens, the masks unused. {_K_SLIP}",
@@ -127,18 +140,6 @@ _ALL = (
     Protocol(
         "eth3d-fgq", "eth3d", Every(5), STRETCHED, points=SurfacePoints("similarity", icp=0.1, source="depth"),
         about="FGQ's evaluation: eth3d-pi3 with points unprojected from depth through the predicted cameras.",
-    ),
-    Protocol(
-        "eth3d", "eth3d", Every(5), VGGT, relpose="vggt", pooling="scene",
-        points=SurfacePoints("similarity", icp=0.1, within=0.25),
-        about="Our own: the pictures of eth3d-pi3 with exact lenses; cameras, averaged over scenes as Depth Anything 3 "
-        "does, and the F-score at its 0.25 m, of points and not of a fused mesh, so not its number.",
-    ),
-    Protocol(
-        "7scenes", "7scenes", Every(200), VGGT, relpose="vggt", pooling="scene",
-        points=SurfacePoints("similarity", icp=0.1, within=0.05),
-        about="Our own: the frames of 7scenes-pi3-sparse with exact lenses; cameras, averaged over sequences, and the "
-        "F-score at Depth Anything 3's 0.05 m, of points and not of a fused mesh, so not its number.",
     ),
     Protocol(
         "sintel-depth", "sintel", Every(1), PI3, depth=DepthMaps("l1", far=70.0, clip=70.0, weighted=True),
@@ -149,12 +150,12 @@ _ALL = (
         about="The same up to scale and shift, which the published optimiser hardly moves from the medians' ratio.",
     ),
     Protocol(
-        "bonn-depth", "bonn", Every(1), PI3, depth=DepthMaps("l1", far=70.0, weighted=True),
+        "bonn-depth", "bonn", BONN, PI3, depth=DepthMaps("l1", far=70.0, weighted=True),
         about=f"CUT3R's and Pi3's video depth up to a scale: pictures and depth 30 to 139 of five sequences, paired by "
         f"number, not by time. {_VIDEO}",
     ),
     Protocol(
-        "bonn-depth-shift", "bonn", Every(1), PI3, depth=DepthMaps("adam", far=70.0, weighted=True),
+        "bonn-depth-shift", "bonn", BONN, PI3, depth=DepthMaps("adam", far=70.0, weighted=True),
         about="The same up to scale and shift, which the published optimiser hardly moves from the medians' ratio.",
     ),
     Protocol(

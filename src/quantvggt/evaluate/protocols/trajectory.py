@@ -7,6 +7,7 @@ import numpy as np
 from quantvggt.evaluate.metrics.trajectory import trajectory_errors
 from quantvggt.evaluate.prediction import Prediction
 from quantvggt.evaluate.protocols.contract import Part, Values
+from quantvggt.evaluate.protocols.truth import lack_of_poses
 from quantvggt.reconstruction.geometry import camera_centres
 from quantvggt.scenes.clip import GroundTruth
 
@@ -18,6 +19,8 @@ class Trajectory(Part):
     def lacks(self, prediction: Prediction, truth: GroundTruth) -> str | None:
         if len(truth.extrinsics) < 3:
             return f"{len(truth.extrinsics)} frames fit any trajectory up to a similarity; 3 or more are needed"
+        if reason := lack_of_poses(truth):
+            return reason
         centres = camera_centres(truth.extrinsics.numpy())
         return None if np.ptp(centres, axis=0).any() else "the true camera stands still, so there is no trajectory"
 

@@ -1,6 +1,7 @@
 """What of a truth counts."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from quantvggt.evaluate.prediction import Prediction
@@ -14,6 +15,16 @@ def valid_pixels(prediction: Prediction, truth: GroundTruth) -> NDArray[np.bool_
     return deep if truth.valid is None else deep & truth.valid[:shown].numpy()
 
 
-def no_depth(where: str = "") -> str:
-    """Why there are no numbers of depth or points."""
-    return f"the truth has no depth{where}"
+def lack_of_poses(truth: GroundTruth) -> str | None:
+    """Why cameras can't be measured; None if they can."""
+    return None if torch.isfinite(truth.extrinsics).all() else "the truth has no poses"
+
+
+def lack_of_points(truth: GroundTruth) -> str | None:
+    """Why depth can't be unprojected to points; None if it can."""
+    return lack_of_poses(truth) or (None if torch.isfinite(truth.intrinsics).all() else "the truth has no intrinsics")
+
+
+def lack_of_depth(counted: NDArray[np.bool_], where: str = "") -> str | None:
+    """Why nothing can be measured of the pixels that count; None if something can."""
+    return None if counted.any() else f"the truth has no depth{where}"
