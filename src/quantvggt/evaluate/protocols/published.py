@@ -193,16 +193,11 @@ def find_protocol(name: str) -> Protocol:
 def default_protocol(dataset: str, relpose: Relpose | None = None) -> Protocol:
     """How scenes of `dataset` are measured that nobody said more of; relpose: with this form of the relative pose.
 
-    The first of the dataset's protocols that has the form, else its first one with the form put in. Raises InputError
-    if no protocol is of this dataset.
+    The first of the dataset's protocols that has the form, else its first one with the form put in. A dataset without
+    any is measured as the synthetic one.
     """
     of = [protocol for protocol in _ALL if protocol.dataset == dataset]
-    if not of:
-        raise InputError(f"no protocol measures dataset {dataset!r}; there are some for: {', '.join(_datasets())}")
+    of = of or [replace(PROTOCOLS["synthetic"], name=dataset, dataset=dataset, about="As synthetic.")]
     if relpose is None:
         return of[0]
     return next((each for each in of if each.relpose == relpose), replace(of[0], relpose=relpose))
-
-
-def _datasets() -> list[str]:
-    return list(dict.fromkeys(protocol.dataset for protocol in _ALL))
