@@ -92,12 +92,12 @@ def attention(step: Attention) -> Tensor:
         q = F.layer_norm(q.to(step.q_weight.dtype), q.shape[-1:], step.q_weight, step.q_bias, step.eps)
         k = F.layer_norm(k.to(step.k_weight.dtype), k.shape[-1:], step.k_weight, step.k_bias, step.eps)
     if step.cosine is not None and step.sine is not None:
-        q, k = _rotary(q, step.cosine, step.sine), _rotary(k, step.cosine, step.sine)
+        q, k = rotary(q, step.cosine, step.sine), rotary(k, step.cosine, step.sine)
     y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
     return y.transpose(1, 2).flatten(2)
 
 
-def _rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate x [B, h, S P, d]; the tables [P, d] of one frame serve each of the S frames."""
     frames = x.unflatten(2, (-1, len(cosine)))
     a, b = frames.unflatten(-1, (2, 2, -1)).unbind(-2)

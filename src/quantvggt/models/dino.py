@@ -22,17 +22,22 @@ DINO_BACKBONES = {
 
 
 class DinoV2(nn.Module):
-    """[B, 3, H, W] (normalised) -> normalised patch tokens [B, H/p * W/p, C]."""
+    """[B, channels, H, W] (normalised) -> normalised patch tokens [B, H/p * W/p, C].
 
-    def __init__(self, name: str, img_size: int, patch_size: int) -> None:
+    sizes: (embed_dim, depth, num_heads). mask_token: has it the one that only masked pre-training uses?
+    """
+
+    def __init__(
+        self, sizes: tuple[int, int, int], img_size: int, patch_size: int, channels: int = 3, mask_token: bool = True
+    ) -> None:
         super().__init__()
-        dim, depth, num_heads = DINO_BACKBONES[name]
-        self.patch_embed = PatchEmbed(patch_size, dim)
+        dim, depth, num_heads = sizes
+        self.patch_embed = PatchEmbed(patch_size, dim, channels)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (img_size // patch_size) ** 2, dim))
         self.register_tokens = nn.Parameter(torch.zeros(1, NUM_REGISTERS, dim))
-        # Only masked pre-training uses this; it is part of every published checkpoint.
-        self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        if mask_token:
+            self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.blocks = nn.ModuleList(Block(dim, num_heads, eps=1e-6) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.patch_size = patch_size

@@ -119,15 +119,22 @@ class Block(nn.Module):
     """Pre-norm transformer block: x [B, N, C] -> [B, N, C]."""
 
     def __init__(
-        self, dim: int, num_heads: int, *, qk_norm: bool = False, eps: float = 1e-5, swiglu: bool = False
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qk_norm: bool = False,
+        eps: float = 1e-5,
+        layer_scale: bool = True,
+        swiglu: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, num_heads, qk_norm)
-        self.ls1 = LayerScale(dim)
+        self.ls1 = LayerScale(dim) if layer_scale else None
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = SwiGlu(dim) if swiglu else Mlp(dim, 4 * dim)
-        self.ls2 = LayerScale(dim)
+        self.ls2 = LayerScale(dim) if layer_scale else None
 
     def forward(self, x: Tensor, rope: RopeTables | None = None) -> Tensor:
         x = self.attn(x, rope, self.norm1, self.ls1, x)
@@ -135,11 +142,11 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches to tokens: [B, 3, H, W] -> [B, H/p * W/p, C], row by row."""
+    """Non-overlapping patches to tokens: [B, channels, H, W] -> [B, H/p * W/p, C], row by row."""
 
-    def __init__(self, patch_size: int, dim: int) -> None:
+    def __init__(self, patch_size: int, dim: int, channels: int = 3) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)

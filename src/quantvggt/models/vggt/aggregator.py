@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from quantvggt.models.dino import DinoV2, normalise
+from quantvggt.models.dino import DINO_BACKBONES, DinoV2, normalise
 from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.nn.block import Block, PatchEmbed
 from quantvggt.nn.quant_linear import mark_frames
@@ -35,7 +35,7 @@ class Aggregator(nn.Module):
         if config.patch_embed == "conv":
             self.patch_embed = PatchEmbed(config.patch_size, dim)
         else:
-            self.patch_embed = DinoV2(config.patch_embed, config.img_size, config.patch_size)
+            self.patch_embed = DinoV2(DINO_BACKBONES[config.patch_embed], config.img_size, config.patch_size)
         # index 0: the tokens of the first frame, whose camera is the world; index 1: those of every other frame
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)
         self.register_token = nn.Parameter(torch.randn(1, 2, NUM_REGISTERS, dim) * 1e-6)
