@@ -18,7 +18,7 @@ from quantvggt.core.files import atomic_file
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.corruption import corrupt
 from quantvggt.scenes.picture import read_image
-from quantvggt.scenes.preprocess import MODES, Fitted, centred, check_mode, fit
+from quantvggt.scenes.preprocess import MODES, Fitted, Size, centred, check_mode, fit
 from quantvggt.scenes.synthetic import make_clip
 from quantvggt.scenes.video import read_frames
 
@@ -120,11 +120,13 @@ def _open(source: Source, size: tuple[int, int], names: list[str], pictures: Pic
     if source["kind"] == "synthetic":
         return replace(make_clip(source["seed"], source["frames"], size), source=source)
     check_mode(source["mode"], source["size"])
-    fitted = [_picture(source, frame, pictures) for frame in source["frames"]]
     joint = MODES[source["mode"]].joint
+    first = (size[1], size[0]) if joint is None else None
+    fitted = [_picture(source, frame, pictures, first) for frame in source["frames"]]
     for frame, picture in zip(source["frames"], fitted, strict=True):
         height, width = picture.pixels.shape[-2:]
-        if (joint(height, size[0]), joint(width, size[1])) != tuple(size):
+        brought = (height, width) if joint is None else (joint(height, size[0]), joint(width, size[1]))
+        if brought != tuple(size):
             raise ValueError(f"{frame['path']} is not of a size with the clip it belongs to")
     images = torch.stack([centred(picture, *size).pixels for picture in fitted])
     return Clip(images, list(names), source)
@@ -136,10 +138,10 @@ def _names_of(source: Source) -> list[str]:
     return [str(index) for index in range(frames if isinstance(frames, int) else len(frames))]
 
 
-def _picture(source: Source, frame: dict[str, Any], pictures: Pictures) -> Fitted:
+def _picture(source: Source, frame: dict[str, Any], pictures: Pictures, first: Size | None) -> Fitted:
     if source["kind"] == "video":
         return pictures[frame["path"], source["mode"], source["size"]][frame["frame"]]
-    return fit(read_image(Path(frame["path"])), source["mode"], source["size"])
+    return fit(read_image(Path(frame["path"])), source["mode"], source["size"], first=first)
 
 
 def _decode_videos(sources: Sequence[Source]) -> Pictures:
