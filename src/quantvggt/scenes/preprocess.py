@@ -120,8 +120,8 @@ MODES = {
 """crop, VGGT's: the width becomes `size`, the height the nearest multiple of 14; what is taller than `size` is cut
 above and below. pad: the larger side becomes `size`, the rest is white, up to `size` x `size`. longest,
 Depth-Anything-3's: the larger side becomes `size`, then each the nearest multiple of 14 (ties up), and no white is ever
-added. area, Pi3's: the picture becomes as large as 255,000 pixels permit if `size` is 518, in proportion if it isn't, and
-all of a clip's frames as large as the first."""
+added. area, Pi3's: the picture becomes as large as 255,000 pixels permit if `size` is 518, in proportion if it isn't,
+and all of a clip's frames as large as the first."""
 
 
 def check_mode(mode: str, size: int) -> None:

@@ -31,7 +31,7 @@ class Conditions:
 
     @classmethod
     def of(cls, given: Given, size: tuple[int, int]) -> "Conditions":
-        """A frame without any depth counts as one whose depth isn't known; a single camera says nothing."""
+        """A frame without any depth counts as one whose depth isn't known."""
         depth = rays = cameras = None
         unit = 1.0
         if given.depth is not None and (given.depth > 0).any():
@@ -41,7 +41,7 @@ class Conditions:
         if given.intrinsics is not None:
             everywhere = torch.ones(len(given.intrinsics), dtype=torch.bool, device=given.intrinsics.device)
             rays = pixel_rays(given.intrinsics, size), everywhere
-        if given.extrinsics is not None and len(given.extrinsics) > 1:
+        if given.extrinsics is not None:
             everywhere = torch.ones(len(given.extrinsics), dtype=torch.bool, device=given.extrinsics.device)
             cameras = relative_cameras(given.extrinsics, None if depth is None else unit), everywhere
         return cls(depth, rays, cameras)
@@ -73,7 +73,7 @@ def relative_cameras(extrinsics: Tensor, unit: float | None) -> Tensor:
     relative = compose(extrinsics, inverse(extrinsics[:1]))
     distances = relative[1:, :, 3].norm(dim=-1)
     if unit is None:
-        unit = 1.0 if distances.max() < SMALLEST_MOTION else distances.mean().item() + _TINY
+        unit = distances.mean().item() + _TINY if (distances >= SMALLEST_MOTION).any() else 1.0
     return torch.cat((relative[..., :3], relative[..., 3:] / unit), dim=-1).float()
 
 

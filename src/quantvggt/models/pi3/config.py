@@ -16,8 +16,8 @@ class Pi3Config(ModelConfig):
     """Sizes of one Pi3. The defaults are the published one (arXiv 2507.13347).
 
     img_size: side, in pixels, of the square image that the position embedding was made for.
-    embed_dim: of the DINOv2 encoder and of the decoder, the trunk; depth: the trunk's blocks, within frames and over all
-    frames by turns.
+    embed_dim: of the DINOv2 encoder and of the decoder, the trunk; depth: the trunk's blocks, within frames and over
+    all frames by turns.
     head_*: of the decoders behind it, one each for points, confidences and cameras; *_out: what these give.
     """
 

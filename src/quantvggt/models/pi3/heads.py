@@ -48,30 +48,43 @@ class LinearHead(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """Patches [n, P, C] -> raw maps [n, sum of outputs, H, W], by convolutions on a map that grows in three stages."""
+    """Patches [n, P, C] -> raw maps [n, sum of outputs, H, W], by convolutions on a map that grows stage by stage."""
 
     def __init__(self, dim: int, patch_size: int, channels: Sequence[int], outputs: Sequence[int]) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.upsample_blocks = nn.ModuleList(
-            nn.ModuleList([_enlarge(before + 2, after), Residual(after), Residual(after)])
-            for before, after in zip((dim, *channels), channels, strict=False)
-        )
-        self.output_block = nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(channels[-1] + 2, HIDDEN, 3), nn.ReLU(), nn.Conv2d(HIDDEN, out, 1)])
-            for out in outputs
-        )
+        self.upsample_blocks = nn.ModuleList(map(Stage, (dim, *channels), channels))
+        self.output_block = nn.ModuleList(Output(channels[-1], out) for out in outputs)
 
     def forward(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
         height, width = size
         x = patches.mT.unflatten(-1, (height // self.patch_size, -1))
-        for (transposed, conv), *residuals in self.upsample_blocks:  # type: ignore[misc]  # lists of modules
-            x = conv(_framed(transposed(_with_places(x, width / height))))
-            for residual in residuals:
-                x = residual(x)
+        for stage in self.upsample_blocks:
+            x = stage(_with_places(x, width / height))
         x = F.interpolate(x, size=size, mode="bilinear")
         x = _framed(_with_places(x, width / height))
-        return torch.cat([last(F.relu(conv(x))) for conv, _, last in self.output_block], dim=1)  # type: ignore[misc]
+        return torch.cat([output(x) for output in self.output_block], dim=1)
+
+
+class Stage(nn.ModuleList):
+    """A map with its places [n, before + 2, h, w] -> [n, after, 2h, 2w]."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__([Enlarge(before + 2, after), Residual(after), Residual(after)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+class Enlarge(nn.ModuleList):
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__([nn.ConvTranspose2d(before, after, 2, stride=2), nn.Conv2d(after, after, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        transposed, conv = self
+        return conv(_framed(transposed(x)))
 
 
 class Residual(nn.Module):
@@ -95,8 +108,15 @@ class Residual(nn.Module):
         return x + other_conv(_framed(F.relu(other_norm(conv(_framed(F.relu(norm(x))))))))
 
 
-def _enlarge(before: int, after: int) -> nn.ModuleList:
-    return nn.ModuleList([nn.ConvTranspose2d(before, after, 2, stride=2), nn.Conv2d(after, after, 3)])
+class Output(nn.ModuleList):
+    """A framed map with its places [n, channels + 2, H + 2, W + 2] -> [n, out, H, W]."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__([nn.Conv2d(channels + 2, HIDDEN, 3), nn.ReLU(), nn.Conv2d(HIDDEN, out, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, relu, last = self
+        return last(relu(conv(x)))
 
 
 def _framed(x: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class Pi3(Model):
     """See `forward`."""
 
     config: Pi3Config
+    image_mean: Tensor
+    image_std: Tensor
     preprocessing = "area"
     heads = ("camera", "depth", "point")
     metric: ClassVar[bool] = False
@@ -119,7 +121,7 @@ class Pi3(Model):
         images = self.checked(images).to(self.dtype)
         features, size = self.encode(images, conditions), (images.shape[-2], images.shape[-1])
         metric = self.metres(features, size)[:, None, None, None]
-        slopes, depth = self._points(features, size)
+        slopes, depth = self.points_of(features, size)
         local, poses = _local(slopes, depth * metric), _scaled(self._poses(features, size), metric)
         last = poses.new_tensor([0, 0, 0, 1]).expand(*poses.shape[:2], 1, 4)
         return {
@@ -184,7 +186,7 @@ class Pi3(Model):
         frames = torch.tensor(range(images.shape[1]) if dense is None else dense, device=images.device)
         metric = self.metres(features, size)[:, None, None, None]
         answers: dict[str, Tensor] = {}
-        slopes, depth = self._points(features if "camera" in wanted else features[:, frames], size)
+        slopes, depth = self.points_of(features if "camera" in wanted else features[:, frames], size)
         if "camera" in wanted:
             answers["intrinsics"] = lens(slopes)
             focal = answers["intrinsics"].diagonal(dim1=-2, dim2=-1)[..., :2].flip(-1)
@@ -202,14 +204,14 @@ class Pi3(Model):
         if wanted & {"depth", "point"}:
             sure = self._logits(features[:, frames], size).sigmoid()
             answers |= {f"{name}_conf": sure for name in ("depth", "points") if name in answers}
-        return Answers(size, **answers, metric=self.metric)  # type: ignore[arg-type]  # all of them tensors
+        return Answers(size, **answers, metric=self.metric)
 
     def rope(self, size: Sequence[int], dim: int, device: torch.device) -> RopeTables:
         """The tables of a frame of that size for attention heads of that width."""
         rows, columns = (side // self.patch_size for side in size)
         return rope_tables(rows, columns, SPECIAL, dim, device)
 
-    def _points(self, features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def points_of(self, features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """x and y over z [B, S, H, W, 2], and z [B, S, H, W], in the network's unit; float32."""
         maps = self._maps(self.point_decoder, self.point_head, features, size)
         return maps[:, :, :2].movedim(2, -1), self.depth_of(maps[:, :, 2])
@@ -312,6 +314,8 @@ class Pi3X(Pi3):
             return tokens
         block = self.pose_inject_blk[self.config.pose_after.index(index - 1)]
         cameras, known = context.conditions.cameras
+        if known.sum() < 2:  # a single camera says nothing
+            return tokens
         tokens = tokens.clone()
         tokens[known, SPECIAL:] += block(tokens[known, SPECIAL:], cameras[known], context.grid)
         return tokens

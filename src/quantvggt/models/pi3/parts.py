@@ -47,9 +47,8 @@ class DepthEncoder(Part):
         self.places = tuple(Place(f"depth_encoder.blocks.{index}") for index in range(len(model.depth_encoder.blocks)))
 
     def start(self, images: Tensor) -> tuple[Tensor, None]:
-        depth = self.model.read(self.model.encode(images), images, ["depth"]).depth
-        assert depth is not None
-        depth = depth[0].nan_to_num(nan=0.0, posinf=0.0)
+        _, found = self.model.points_of(self.model.encode(images), (images.shape[-2], images.shape[-1]))
+        depth = found[0].nan_to_num(nan=0.0, posinf=0.0)
         unit = depth[depth > 0].mean().item() if (depth > 0).any() else 1.0
         return self.model.depth_encoder.embed(depth_channels(depth, unit).to(images.dtype)), None
 
@@ -61,8 +60,9 @@ class Trunk(Part):
 
     def __init__(self, model: "Pi3") -> None:
         self.model = model
-        kinds = ("frame", "global")
-        self.places = tuple(Place(f"decoder.{index}", kinds[index % 2]) for index in range(model.config.depth))
+        self.places = tuple(
+            Place(f"decoder.{index}", "global" if index % 2 else "frame") for index in range(model.config.depth)
+        )
 
     def start(self, images: Tensor, conditions: Conditions = NOTHING) -> tuple[Tensor, Context]:
         size = images.shape[-2:]
@@ -83,12 +83,12 @@ class Decoder(Part):
     special = SPECIAL
 
     def __init__(self, model: "Pi3", name: str) -> None:
-        self.model, self.name = model, name
+        self.model, self.decoder = model, getattr(model, name)
         self.places = tuple(Place(f"{name}.blocks.{index}") for index in range(model.config.head_depth))
 
     def start(self, images: Tensor) -> tuple[Tensor, RopeTables]:
         rope = self.model.rope(images.shape[-2:], self.model.config.head_size, torch.device("cpu"))
-        return self.model.get_submodule(self.name).embed(self.model.encode(images)[0]), rope
+        return self.decoder.embed(self.model.encode(images)[0]), rope
 
     def arguments(self, place: Place, context: RopeTables, device: torch.device) -> tuple[Any, ...]:
         return (RopeTables(*(table.to(device) for table in context)),)
