@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import seeded
+from quantvggt.models.dino import IMAGENET_MEAN, IMAGENET_STD
 from quantvggt.models.pi3.config import Pi3Config, Pi3XConfig
-from quantvggt.models.pi3.model import IMAGENET_MEAN, IMAGENET_STD, Pi3, Pi3X
+from quantvggt.models.pi3.model import Pi3, Pi3X
 from quantvggt.scenes.clip import Clip
 
 SIZES: dict[str, Any] = {

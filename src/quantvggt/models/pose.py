@@ -38,6 +38,33 @@ def invert(extrinsics: Tensor) -> Tensor:
     return torch.cat((back, -(back @ extrinsics[..., 3:])), dim=-1)
 
 
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """What `inner` and then `outer` do, both [..., 3, 4]."""
+    return torch.cat((outer[..., :3] @ inner[..., :3], outer[..., :3] @ inner[..., 3:] + outer[..., 3:]), dim=-1)
+
+
+def scale_between(source: Tensor, target: Tensor) -> Tensor:
+    """The scale of the similarity that takes the camera centres of `source` to those of `target`, both world-to-camera
+    [S, 3, 4], with least squared error; 1 where either stand in one place.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
+    """
+    a, b = (invert(extrinsics.double())[:, :, 3] for extrinsics in (source, target))
+    a, b = a - a.mean(0), b - b.mean(0)
+    spread = a.square().sum()
+    left, stretch, right = torch.linalg.svd(b.T @ a)
+    if torch.linalg.det(left @ right) < 0:
+        stretch = stretch * stretch.new_tensor([1, 1, -1])
+    scale = stretch.sum() / spread
+    return scale if spread > 0 and scale > 0 else torch.ones_like(scale)
+
+
+def fields_of_view(intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Vertical and horizontal [..., 2], in radians."""
+    focal = torch.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), dim=-1)
+    return 2 * torch.atan2(focal.new_tensor([height, width]) / 2, focal)
+
+
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """Quaternion xyzw [..., 4], of any length but zero -> rotation [..., 3, 3]."""
     x, y, z, w = quaternion.unbind(-1)

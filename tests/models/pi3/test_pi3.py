@@ -115,7 +115,7 @@ def test_batches_and_chunks_change_nothing(config: Pi3Config, monkeypatch: pytes
     model, a, b = sane_pi3(config), pi3_clip("a").images, pi3_clip("b").images
     whole = numbers(model, torch.stack((a, b)))
     monkeypatch.setattr(block, "MLP_ROWS_PER_CHUNK", 7)
-    monkeypatch.setattr("quantvggt.models.pi3.model.PIXELS_PER_CHUNK", 2 * 42 * 56)
+    monkeypatch.setattr("quantvggt.models.dpt.PIXELS_PER_CHUNK", 2 * 42 * 56)
     assert_close_answers(numbers(model, b), {name: value[1:] for name, value in whole.items()})
 
 
@@ -251,15 +251,32 @@ def test_what_is_told_is_heard_and_units_and_worlds_are_not() -> None:
         assert distance(alone, everything) > 1e-3, name
     assert known.extrinsics is not None
     assert known.depth is not None
-    elsewhere = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
-    turn, shift = known.extrinsics[..., :3] @ elsewhere, torch.tensor([0.5, -1, 2])
-    moved = torch.cat((turn, known.extrinsics[..., 3:] + (turn @ shift)[..., None]), dim=-1)
+    # Answers are the cameras given, in their world and unit; how they lie to one another alone is heard.
+    assert torch.equal(everything["extrinsics"][0], known.extrinsics)
+    assert torch.equal(everything["intrinsics"][0], given().intrinsics)  # type: ignore[arg-type]
+    elsewhere, shift = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), torch.tensor([0.5, -1, 2])
+    turn = known.extrinsics[..., :3] @ elsewhere
     for scale in (1.0, 7.0):
-        scaled = torch.cat((moved[..., :3], moved[..., 3:] * scale), dim=-1)
-        again = told(model, Given(scaled, known.intrinsics, known.depth * scale))
-        assert distance(again, everything) < 1e-4
-        alone = told(model, Given(scaled))
-        assert distance(alone, told(model, Given(known.extrinsics))) < 1e-4
+        extrinsics = torch.cat((turn, scale * (known.extrinsics[..., 3] + turn @ shift)[..., None]), dim=-1)
+        again = told(model, Given(extrinsics, known.intrinsics, known.depth * scale))
+        assert torch.equal(again["extrinsics"][0], extrinsics)
+        assert distance({"depth": again["depth"] / scale}, {"depth": everything["depth"]}) < 1e-4
+        back = (again["points"] / scale + shift) @ elsewhere.T
+        assert distance({"points": back}, {"points": everything["points"]}) < 1e-4
+
+
+def test_points_lie_where_the_cameras_that_are_told_see_them() -> None:
+    model, known = sane_pi3(CONFIG_X), given()
+    assert known.extrinsics is not None
+    with torch.inference_mode():
+        answers = model.answers(pi3_clip().images, given=known, dense=[2, 0])
+        own = model.answers(pi3_clip().images)
+    assert answers.points is not None
+    assert answers.depth is not None
+    assert (answers.metric, own.metric) == (False, True)
+    for frame, points, depth in zip((2, 0), answers.points[0], answers.depth[0], strict=True):
+        seen = points @ known.extrinsics[frame, :, :3].T + known.extrinsics[frame, :, 3]
+        torch.testing.assert_close(seen[..., 2], depth, rtol=1e-4, atol=1e-4)
 
 
 def test_cameras_that_hardly_move_keep_their_distances() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.core.scheme import Scheme
 from quantvggt.evaluate.run import evaluate, predict
 from quantvggt.models.given import Given
+from quantvggt.models.pi3.conditions import Conditions
 from quantvggt.models.pi3.config import Pi3Config
 from quantvggt.models.pi3.model import Pi3
 from quantvggt.models.sites import all_sites, quantizable_sites, rest_sites, site_groups
@@ -54,19 +56,16 @@ def test_it_is_quantized_saved_and_loaded(
     assert_close_answers(*(numbers(in_own_memory(each), images) for each in (loaded, small)))  # type: ignore[arg-type, type-var]
 
 
-@pytest.mark.filterwarnings(LICENCE)
-def test_quantized_it_is_still_told(tmp_path: Path) -> None:
-    small = qv.quantize(sane_pi3(CONFIG_X), "w4a8", "best", CLIPS, rest="w8a8", progress=False)
-    known = Given(torch.eye(3, 4).repeat(3, 1, 1) + torch.arange(3.0)[:, None, None] / 4, depth=torch.ones(3, 42, 56))
-    known.extrinsics[..., :3] = torch.eye(3)  # type: ignore[index]
+def test_quantized_it_is_still_told() -> None:
+    model = sane_pi3(CONFIG_X)
+    small = qv.quantize(model, "w8a8", "best", CLIPS, rest="w8a8", progress=False)
+    cameras = torch.eye(3, 4).repeat(3, 1, 1)
+    cameras[:, 0, 3] = torch.arange(3.0)
+    images, known = pi3_clip().images[None], Given(cameras, torch.eye(3).repeat(3, 1, 1) * 40, torch.ones(3, 42, 56))
     with torch.inference_mode():
-        plain, told = small.answers(pi3_clip().images), small.answers(pi3_clip().images, given=known)
-        exact = sane_pi3(CONFIG_X).answers(pi3_clip().images, given=known)
-    assert told.depth is not None
-    assert plain.depth is not None
-    assert exact.depth is not None
-    assert (told.depth - exact.depth).norm() < 0.1 * exact.depth.norm()
-    assert not torch.equal(told.depth, plain.depth)
+        told, exact = (each.encode(images, Conditions.of(known, (42, 56))) for each in (small, model))  # type: ignore[operator]
+        plain = model.encode(images)
+    assert (told - exact).norm() < 0.02 * exact.norm() < 0.5 * (plain - exact).norm()
 
 
 @CONFIGS
@@ -147,6 +146,8 @@ def test_it_reconstructs_photos_and_is_judged(config: Pi3Config, tmp_path: Path)
         again = qv.reconstruct(model, tmp_path / "photos", cameras=tmp_path / "scene")
         assert again.provenance["extrinsics"] == again.provenance["intrinsics"] == "given"
         assert (again.depth != scene.depth).any()
+        np.testing.assert_allclose(again.extrinsics, scene.extrinsics, atol=1e-6)
+        assert "scale" not in again.provenance
     small = qv.quantize(model, "w4a4", "rtn", progress=False)
     labels = {"name": "pi3", "method": "rtn", "scheme": "w4a4", "seed": 0, "checkpoint_bytes": 1}
     row = evaluate(small, CLIPS, predict(model, CLIPS, progress=False), **labels, progress=False)  # type: ignore[arg-type]

@@ -14,20 +14,14 @@ from quantvggt.core.errors import InputError
 from quantvggt.models.answers import Answers
 from quantvggt.models.da3 import parts
 from quantvggt.models.da3.backbone import Backbone, Views
-from quantvggt.models.da3.cameras import (
-    CameraDecoder,
-    CameraEncoder,
-    as_trained,
-    decode,
-    fields_of_view,
-    scale_between,
-)
+from quantvggt.models.da3.cameras import CameraDecoder, CameraEncoder, as_trained, decode
 from quantvggt.models.da3.config import DA3Config
 from quantvggt.models.da3.heads import ALIASES, DepthRayHead, GaussianHead, MonocularHead, far_sky
 from quantvggt.models.dino import normalise
 from quantvggt.models.dpt import Layout, activate_depth, by_chunks
 from quantvggt.models.family import Model, Part
 from quantvggt.models.given import Given
+from quantvggt.models.pose import fields_of_view, scale_between
 
 Tokens = dict[int, Tensor]
 """{layer: [B, S, P, D]}, see `Backbone`."""

@@ -64,18 +64,6 @@ def nearest_rotation(nine: Tensor) -> Tensor:
     return torch.where(finite, rotation + rotation @ turn, rotation.new_full((), torch.nan))
 
 
-def inverse(pose: Tensor) -> Tensor:
-    """The inverse of rotations and translations [..., 3, 4]."""
-    rotation = pose[..., :3].mT
-    return torch.cat((rotation, -rotation @ pose[..., 3:]), dim=-1)
-
-
-def compose(first: Tensor, second: Tensor) -> Tensor:
-    """What `second` and then `first` do, both [..., 3, 4]."""
-    rotation = first[..., :3]
-    return torch.cat((rotation @ second[..., :3], rotation @ second[..., 3:] + first[..., 3:]), dim=-1)
-
-
 def lens(rays: Tensor) -> Tensor:
     """x and y of each pixel's ray (x, y, 1), [..., H, W, 2] -> intrinsics [..., 3, 3]; float32.
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantvggt.models.given import Given
-from quantvggt.models.pi3.camera import compose, inverse
 from quantvggt.models.pi3.heads import EPS
+from quantvggt.models.pose import compose, invert
 from quantvggt.nn.block import Attention, Mlp
 from quantvggt.nn.fused import LayerScale, linear_steps
 from quantvggt.nn.rope import BASE
@@ -70,7 +70,7 @@ def relative_cameras(extrinsics: Tensor, unit: float | None) -> Tensor:
     """World-to-camera [S, 3, 4], the first camera the world, distances in that unit; without one in their mean, unless
     all are tiny."""
     extrinsics = extrinsics.double()
-    relative = compose(extrinsics, inverse(extrinsics[:1]))
+    relative = compose(extrinsics, invert(extrinsics[:1]))
     distances = relative[1:, :, 3].norm(dim=-1)
     if unit is None:
         unit = distances.mean().item() + _TINY if (distances >= SMALLEST_MOTION).any() else 1.0
@@ -115,7 +115,7 @@ class Places:
     def __init__(self, cameras: Tensor, grid: tuple[int, int], dim: int) -> None:
         rows, columns = grid
         last = cameras.new_tensor([0, 0, 0, 1]).expand(len(cameras), 1, 4)
-        self.camera, self.back = (torch.cat((each, last), dim=1) for each in (cameras, inverse(cameras)))
+        self.camera, self.back = (torch.cat((each, last), dim=1) for each in (cameras, invert(cameras)))
         quarter = dim // 8
         frequencies = BASE ** -(torch.arange(quarter, device=cameras.device, dtype=torch.float32) / quarter)
         row, column = torch.arange(rows), torch.arange(columns)

@@ -5,6 +5,7 @@ State-dict keys and shapes are those of the published checkpoints.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,22 +14,21 @@ from torch import Tensor, nn
 
 from quantvggt.core.errors import InputError
 from quantvggt.models.answers import Answers
-from quantvggt.models.dino import DinoV2
+from quantvggt.models.dino import IMAGENET_MEAN, IMAGENET_STD, DinoV2
+from quantvggt.models.dpt import frames_per_chunk
 from quantvggt.models.family import Model, Part, as_sequence
 from quantvggt.models.given import Given
-from quantvggt.models.pi3.camera import CameraHead, compose, inverse, lens, nearest_rotation
+from quantvggt.models.pi3.camera import CameraHead, lens, nearest_rotation
 from quantvggt.models.pi3.conditions import NOTHING, Conditions, PoseBlock
 from quantvggt.models.pi3.config import Pi3Config, Pi3XConfig
 from quantvggt.models.pi3.heads import EPS, ConvHead, LinearHead, TokenDecoder
 from quantvggt.models.pi3.metric import MetricDecoder
 from quantvggt.models.pi3.parts import SPECIAL, Context, Decoder, DepthEncoder, Encoder, Trunk
+from quantvggt.models.pose import compose, fields_of_view, invert, scale_between
 from quantvggt.nn.block import Block, PatchEmbed
 from quantvggt.nn.quant_linear import mark_frames
 from quantvggt.nn.rope import RopeTables, rope_tables
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-PIXELS_PER_CHUNK = 2 * 518 * 518  # that convolutional heads take at a time
 LARGEST_LOG_DEPTH = 15.0  # of Pi3X
 
 
@@ -189,14 +189,13 @@ class Pi3(Model):
         slopes, depth = self.points_of(features if "camera" in wanted else features[:, frames], size)
         if "camera" in wanted:
             answers["intrinsics"] = lens(slopes)
-            focal = answers["intrinsics"].diagonal(dim1=-2, dim2=-1)[..., :2].flip(-1)
-            answers["view"] = 2 * torch.atan2(focal.new_tensor(size) / 2, focal)
+            answers["view"] = fields_of_view(answers["intrinsics"], *size)
             slopes, depth = slopes[:, frames], depth[:, frames]
         if wanted & {"camera", "point"}:
             poses = _scaled(self._poses(features, size), metric)
-            poses = compose(inverse(poses[:, :1]), poses)
+            poses = compose(invert(poses[:, :1]), poses)
             if "camera" in wanted:
-                answers["extrinsics"] = inverse(poses)
+                answers["extrinsics"] = invert(poses)
             if "point" in wanted:
                 answers["points"] = _moved(_local(slopes, depth * metric), poses[:, frames])
         if "depth" in wanted:
@@ -228,7 +227,7 @@ class Pi3(Model):
         with self._autocast():
             hidden = decoder(features.flatten(0, 1), self.rope(size, self.config.head_size, features.device))
         hidden = hidden[:, SPECIAL:].to(self.dtype)
-        step = len(hidden) if torch.is_grad_enabled() else max(1, PIXELS_PER_CHUNK // (size[0] * size[1]))
+        step = len(hidden) if torch.is_grad_enabled() else frames_per_chunk(*size)
         maps = torch.cat([head(some, size).float() for some in hidden.split(step)])
         return maps.unflatten(0, features.shape[:2])
 
@@ -265,7 +264,10 @@ class Pi3(Model):
 
 
 class Pi3X(Pi3):
-    """A Pi3 that knows metres, has convolutional heads and can be told depths, lenses and cameras."""
+    """A Pi3 that knows metres, has convolutional heads and can be told depths, lenses and cameras.
+
+    Cameras that it is told are what it answers, and the world and the unit are theirs.
+    """
 
     config: Pi3XConfig
     takes = frozenset({"extrinsics", "intrinsics", "depth"})
@@ -295,8 +297,26 @@ class Pi3X(Pi3):
     def answers_given(self, images: Tensor, given: Given, dense: Sequence[int] | None = None) -> Answers:
         if not self.config.conditions:
             raise InputError("this Pi3X was saved without what it needs to be told cameras or depth; load a whole one")
-        conditions = Conditions.of(given, (images.shape[-2], images.shape[-1]))
-        return self.read(self.encode(images, conditions), images, dense=dense)
+        size = images.shape[-2], images.shape[-1]
+        answers = self.read(self.encode(images, Conditions.of(given, size)), images, dense=dense)
+        if given.intrinsics is not None:
+            lenses = given.intrinsics[None]
+            answers = replace(answers, intrinsics=lenses, view=fields_of_view(lenses, *size))
+        if given.extrinsics is None:
+            return answers
+        assert answers.extrinsics is not None
+        assert answers.depth is not None
+        assert answers.points is not None
+        scale = scale_between(given.extrinsics, answers.extrinsics[0]).float()
+        shown = slice(None) if dense is None else torch.tensor(dense, device=images.device)
+        seen = _moved(answers.points, answers.extrinsics[:, shown]) / scale
+        return replace(
+            answers,
+            extrinsics=given.extrinsics[None],
+            depth=answers.depth / scale,
+            points=_moved(seen, invert(given.extrinsics)[None, shown]),
+            metric=False,
+        )
 
     def informed(self, patches: Tensor, conditions: Conditions) -> Tensor:
         if conditions.depth is not None:
@@ -341,6 +361,6 @@ def _scaled(poses: Tensor, unit: Tensor) -> Tensor:
 
 
 def _moved(points: Tensor, poses: Tensor) -> Tensor:
-    """Points [B, S, H, W, 3] from each camera's frame to the world, by camera to world [B, S, 3, 4]."""
+    """Points [B, S, H, W, 3] from where poses [B, S, 3, 4] start to where they lead: of cameras to the world, ..."""
     moved = points.flatten(2, 3) @ poses[..., :3].mT + poses[..., None, :, 3]
     return moved.view_as(points)
