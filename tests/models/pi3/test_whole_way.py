@@ -1,10 +1,12 @@
 """All that is done to a VGGT is done to a Pi3 and a Pi3X."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import quantvggt as qv
@@ -15,6 +17,7 @@ from quantvggt.calibrate.sensitivity import measure_losses
 from quantvggt.checkpoint.save import checkpoint_bytes
 from quantvggt.core.scheme import Scheme
 from quantvggt.evaluate.run import evaluate, predict
+from quantvggt.models import FAMILIES
 from quantvggt.models.given import Given
 from quantvggt.models.pi3.conditions import Conditions
 from quantvggt.models.pi3.config import Pi3Config
@@ -158,3 +161,23 @@ def test_its_licence_is_named(tmp_path: Path) -> None:
     folder = qv.save(sane_pi3(), tmp_path / "pi3")
     with pytest.warns(UserWarning, match="published under CC BY-NC 4.0"):
         assert type(qv.load(folder)) is Pi3
+
+
+@CONFIGS
+@pytest.mark.filterwarnings(LICENCE)
+def test_a_bare_state_dict_and_the_hubs_folder_are_loaded(
+    config: Pi3Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the authors put them there, without a config.json of ours; small ones stand for the published size."""
+    model = sane_pi3(config)
+    family = FAMILIES[config.family]
+    small = replace(family, recognise=lambda shapes: config if family.recognise(shapes) else None)
+    monkeypatch.setitem(FAMILIES, config.family, small)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"some": "thing of theirs"}')
+    for source in (tmp_path / "model.pth", tmp_path):
+        loaded = qv.load(source)
+        assert type(loaded) is type(model)
+        assert loaded.config == config
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())

@@ -3,7 +3,7 @@
 State-dict keys and shapes are those of the published checkpoints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import ClassVar
@@ -294,9 +294,12 @@ class Pi3X(Pi3):
         first, *others = super().parts
         return (first, DepthEncoder(self), *others) if self.config.conditions else (first, *others)
 
-    def answers_given(self, images: Tensor, given: Given, dense: Sequence[int] | None = None) -> Answers:
-        if not self.config.conditions:
+    def require_takes(self, known: Collection[str]) -> None:
+        if known and not self.config.conditions:
             raise InputError("this Pi3X was saved without what it needs to be told cameras or depth; load a whole one")
+        super().require_takes(known)
+
+    def answers_given(self, images: Tensor, given: Given, dense: Sequence[int] | None = None) -> Answers:
         size = images.shape[-2], images.shape[-1]
         answers = self.read(self.encode(images, Conditions.of(given, size)), images, dense=dense)
         if given.intrinsics is not None:
@@ -361,6 +364,6 @@ def _scaled(poses: Tensor, unit: Tensor) -> Tensor:
 
 
 def _moved(points: Tensor, poses: Tensor) -> Tensor:
-    """Points [B, S, H, W, 3] from where poses [B, S, 3, 4] start to where they lead: of cameras to the world, ..."""
+    """Points [B, S, H, W, 3] moved by each frame's rotation and translation [B, S, 3, 4]."""
     moved = points.flatten(2, 3) @ poses[..., :3].mT + poses[..., None, :, 3]
     return moved.view_as(points)
