@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=MODES,
         help="crop: full width, pictures taller than wide lose top and bottom, with a warning; pad: nothing is lost, "
         "white is added; longest: nothing is lost or added, unless pictures differ in shape: then all are cut to the "
-        "smallest; area: so many pixels, nothing is lost or added, pictures of another shape than the first are stretched "
-        "to it (default: as the model's family has it, crop for VGGT)",
+        "smallest; area: so many pixels, nothing is lost or added, pictures of another shape than the first are "
+        "stretched to it (default: as the model's family has it, crop for VGGT)",
     )
     parser.add_argument(
         "--points",
