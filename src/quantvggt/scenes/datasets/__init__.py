@@ -5,11 +5,13 @@ import warnings
 from pathlib import Path
 
 from quantvggt.core.errors import InputError
+from quantvggt.scenes.datasets.co3d import Co3d
+from quantvggt.scenes.datasets.colmap import Colmap
 from quantvggt.scenes.datasets.contract import Dataset, Picture
 from quantvggt.scenes.datasets.draws import Draw, Drawn, Every, First, RandomFrames
 from quantvggt.scenes.datasets.synthetic import Synthetic
 
-DATASETS: dict[str, type[Dataset]] = {kind.name: kind for kind in (Synthetic,)}
+DATASETS: dict[str, type[Dataset]] = {kind.name: kind for kind in (Synthetic, Co3d, Colmap)}
 
 __all__ = ["DATASETS", "Dataset", "Draw", "Drawn", "Every", "First", "Picture", "RandomFrames", "open_dataset"]
 

@@ -1,0 +1,112 @@
+"""Frames with truth, as they lie on disk, to a clip."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from quantvggt.core.errors import InputError
+from quantvggt.scenes.clip import Clip, GroundTruth
+from quantvggt.scenes.datasets.contract import Dataset, Picture
+from quantvggt.scenes.datasets.pixels import place
+from quantvggt.scenes.datasets.read import Floats, Matrix
+from quantvggt.scenes.names import printable
+
+SQUARE = np.array([[0.0, 0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class View:
+    """One frame of a dataset.
+
+    image: RGB, read from `path`; lens: float64 [3, 3] in its pixels, centres at +0.5; extrinsics: float64 [3, 4],
+    world-to-camera, OpenCV; depth: float32 [H, W] along the optical axis, what isn't finite and positive is none;
+    valid: bool [H, W], see `GroundTruth`.
+    """
+
+    name: str
+    path: Path
+    image: Image.Image
+    lens: Matrix
+    extrinsics: Matrix
+    depth: Floats | None = None
+    valid: NDArray[np.bool_] | None = None
+
+
+def clip_of(dataset: Dataset, scene: str, views: Iterable[View], picture: Picture) -> Clip:
+    """The clip of these views, prepared one after the other; pictures of different shapes are padded to one.
+
+    Frames whose camera isn't finite are left out, with a warning. Raises InputError if none is left, or if depth and
+    picture differ in size.
+    """
+    placed, kept, depths, valids = [], [], [], []
+    for view in views:
+        if not (np.isfinite(view.extrinsics).all() and np.isfinite(view.lens).all()):
+            warnings.warn(f"{printable(view.path)} is left out: its camera isn't finite", stacklevel=3)
+            continue
+        for values in (view.depth, view.valid):
+            if values is not None and values.shape != (view.image.height, view.image.width):
+                raise InputError(
+                    f"{printable(view.path)} has {view.image.width}x{view.image.height} pixels, its depth or mask "
+                    f"{values.shape[1]}x{values.shape[0]}; fetch both again"
+                )
+        one = place(view.image, view.lens, picture)
+        placed.append(one)
+        kept.append((view.name, view.path, view.image.size, view.extrinsics))
+        depths.append(None if view.depth is None else one.sample(view.depth))
+        valids.append(None if view.valid is None else one.sample(view.valid))
+    if not placed:
+        raise InputError(f"scene {scene} of dataset {dataset.name} has no frame with a finite camera")
+    height, width = (max(one.pixels.shape[axis] for one in placed) for axis in (1, 2))
+    frames = [one.padded(height, width) for one in placed]
+    source = {
+        "kind": "dataset",
+        "dataset": dataset.name,
+        "scene": scene,
+        "mode": picture.mode,
+        "size": picture.size,
+        "frames": [
+            {"path": str(path), "width": size[0], "height": size[1], "scale": list(f.scale), "offset": list(f.offset)}
+            for (_, path, size, _), f in zip(kept, frames, strict=True)
+        ],
+    }
+    depth = torch.from_numpy(np.stack([_centred(values, np.float32, height, width) for values in depths]))
+    depth = torch.where(torch.isfinite(depth) & (depth > 0), depth, 0)
+    truth = GroundTruth(
+        extrinsics=torch.from_numpy(np.stack([extrinsics for *_, extrinsics in kept]).astype(np.float32)),
+        intrinsics=torch.from_numpy(np.stack([one.lens for one in frames]).astype(np.float32)),
+        depth=depth,
+        valid=None
+        if valids[0] is None
+        else torch.from_numpy(np.stack([_centred(values, np.bool_, height, width) for values in valids])) & (depth > 0),
+    )
+    return Clip(torch.stack([one.pixels for one in frames]), [name for name, *_ in kept], source, truth)
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float, whole: bool = False) -> Matrix:
+    """Intrinsics [3, 3]. whole: given with pixel centres at whole numbers, as OpenCV has them, instead of +0.5."""
+    shift = 0.5 if whole else 0.0
+    return np.array([[fx, 0, cx + shift], [0, fy, cy + shift], [0, 0, 1.0]])
+
+
+def inverse(pose: Matrix) -> Matrix:
+    """Camera-to-world [3 or 4, 4] to world-to-camera [3, 4], or back; NaN if it isn't finite or can't be inverted."""
+    square = np.concatenate([pose[:3], SQUARE])
+    if not np.isfinite(square).all() or abs(np.linalg.det(square)) < 1e-12:
+        return np.full((3, 4), np.nan)
+    return np.linalg.inv(square)[:3]
+
+
+def _centred(values: NDArray[Any] | None, kind: type[np.generic], height: int, width: int) -> NDArray[Any]:
+    """Values [h, w] in the middle of zeros, as `Placed.padded` does it with pixels; zeros alone if there are none."""
+    whole = np.zeros((height, width), kind)
+    if values is not None:
+        top, left = (height - values.shape[0]) // 2, (width - values.shape[1]) // 2
+        whole[top : top + values.shape[0], left : left + values.shape[1]] = values
+    return whole
