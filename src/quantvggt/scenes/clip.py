@@ -16,6 +16,7 @@ class GroundTruth:
     extrinsics: float32 [S, 3, 4]; intrinsics: float32 [S, 3, 3] in pixels;
     depth: float32 [S, H, W], distance along the optical axis, 0 where there is none (sky);
     valid: bool [S, H, W], the pixels that a benchmark counts; None: those with depth.
+    Cameras are NaN where a dataset has none.
     """
 
     extrinsics: Tensor

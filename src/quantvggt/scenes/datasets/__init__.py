@@ -9,9 +9,21 @@ from quantvggt.scenes.datasets.co3d import Co3d
 from quantvggt.scenes.datasets.colmap import Colmap
 from quantvggt.scenes.datasets.contract import Dataset, Picture
 from quantvggt.scenes.datasets.draws import Draw, Drawn, Every, First, RandomFrames
+from quantvggt.scenes.datasets.dtu import Dtu
+from quantvggt.scenes.datasets.eth3d import Eth3d
+from quantvggt.scenes.datasets.kitti import Kitti
+from quantvggt.scenes.datasets.nrgbd import Nrgbd
+from quantvggt.scenes.datasets.re10k import Re10k
+from quantvggt.scenes.datasets.scannet import Scannet
+from quantvggt.scenes.datasets.seven_scenes import SevenScenes
+from quantvggt.scenes.datasets.sintel import Sintel
 from quantvggt.scenes.datasets.synthetic import Synthetic
+from quantvggt.scenes.datasets.tum import Bonn, Tum
 
-DATASETS: dict[str, type[Dataset]] = {kind.name: kind for kind in (Synthetic, Co3d, Colmap)}
+_ALL: tuple[type[Dataset], ...] = (
+    *(Synthetic, Co3d, Dtu, SevenScenes, Nrgbd, Re10k, Eth3d, Kitti, Tum, Scannet, Sintel, Bonn, Colmap),
+)
+DATASETS: dict[str, type[Dataset]] = {kind.name: kind for kind in _ALL}
 
 __all__ = ["DATASETS", "Dataset", "Draw", "Drawn", "Every", "First", "Picture", "RandomFrames", "open_dataset"]
 

@@ -5,6 +5,7 @@ Formulas: COLMAP's camera models (https://colmap.github.io/cameras.html). Pixel 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class Camera:
             done.append(rows[0].round_().clamp_(0, 255).byte().permute(1, 2, 0))
         return Image.fromarray(torch.cat(done).numpy())
 
-    def straighten_values(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def straighten_values(self, values: NDArray[Any]) -> NDArray[Any]:
         """The same for values [H, W] that can't be mixed, such as depth: the nearest, 0 outside."""
         if not self.distorts:
             return values

@@ -17,12 +17,10 @@ from quantvggt.scenes.datasets.colmap_model import Posed, find_model, read_model
 from quantvggt.scenes.datasets.contract import Picture
 from quantvggt.scenes.datasets.on_disk import OnDisk
 from quantvggt.scenes.datasets.read import inside, read_fields, read_json, read_pixels, unreadable
-from quantvggt.scenes.datasets.views import View, inverse
+from quantvggt.scenes.datasets.views import OPENGL, View, inverse
 from quantvggt.scenes.names import natural_order
 
 TRANSFORMS = "transforms.json"
-OPENGL = np.array([1.0, -1.0, -1.0, 1.0])
-"""Columns of a camera-to-world matrix: x right, y up, z backward to OpenCV's, and back."""
 
 
 class Colmap(OnDisk):

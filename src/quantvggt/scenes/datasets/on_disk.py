@@ -40,8 +40,14 @@ class OnDisk(Dataset):
         return [scene for scene in self.official(split) if not self._lacks(scene)]
 
     def missing(self, split: str = "test") -> Sequence[str]:
-        lacking = ((scene, self._lacks(scene)) for scene in self.official(split))
-        return [f"{scene}: no {', '.join(map(str, parts))}" for scene, parts in lacking if parts]
+        found = []
+        for scene in self.official(split):
+            wanted = self.frame_count(scene)
+            if parts := self._lacks(scene):
+                found.append(f"{scene}: no {', '.join(map(str, parts))}")
+            elif wanted is not None and (there := len(self.frames(scene))) < wanted:
+                found.append(f"{scene}: {there} of {wanted} frames")
+        return found
 
     def clip(self, scene: str, frames: Sequence[int], picture: Picture) -> Clip:
         names = self.frames(scene)
@@ -49,6 +55,10 @@ class OnDisk(Dataset):
             if not 0 <= frame < len(names):
                 raise InputError(f"scene {scene} of dataset {self.name} has {len(names)} frames, no frame {frame}")
         return clip_of(self, scene, (self.view(scene, names[frame], picture) for frame in frames), picture)
+
+    def frame_count(self, scene: str) -> int | None:
+        """How many frames the scene should have, where that is known: with one missing a draw takes others."""
+        return None
 
     def looked_for(self) -> str:
         """What should lie in the root, as an example."""

@@ -90,6 +90,10 @@ def _crop_resize(image: Image.Image, lens: NDArray[np.float64], picture: Picture
     The scale that the intrinsics get is the one before sizes are rounded to pixels, as published.
     """
     width, height = picture.size, picture.height or _height(image, picture.size)
+    if not np.isfinite(lens).all():
+        raise InputError(
+            "mode crop-resize cuts around the principal point, which this dataset doesn't tell; use another"
+        )
     centre = [round(float(value) - 0.5) for value in lens[:2, 2]]  # published centres are whole numbers
     reach = [min(c, side - c) for c, side in zip(centre, image.size, strict=True)]
     if min(reach) < 1:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quantvggt.core.errors import InputError
-from quantvggt.scenes.names import printable
+from quantvggt.scenes.names import natural_order, printable
 from quantvggt.scenes.picture import open_image, upright
 
 MOST_TEXT = 2**28
@@ -123,6 +123,15 @@ def read_fields(path: Path, value: Any, take: Callable[[Any], Any]) -> Any:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise unreadable(path, f"{type(error).__name__}: {error}") from error
+
+
+def listed(folder: Path, *suffixes: str) -> list[str]:
+    """The names in a folder that end so, in natural order; none if there is no such folder."""
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.name.lower().endswith(suffixes)]
+    except OSError:
+        return []
+    return sorted((name for name in names if not name.startswith(".")), key=lambda name: natural_order(Path(name)))
 
 
 def inside(root: Path, name: str) -> Path:

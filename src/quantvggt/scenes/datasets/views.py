@@ -18,6 +18,10 @@ from quantvggt.scenes.datasets.pixels import place
 from quantvggt.scenes.datasets.read import Floats, Matrix
 from quantvggt.scenes.names import printable
 
+UNKNOWN_LENS, UNKNOWN_POSE = np.full((3, 3), np.nan), np.full((3, 4), np.nan)
+"""Of datasets that have none: NaN in the truth, too. A frame whose numbers aren't finite otherwise is left out."""
+OPENGL = np.array([1.0, -1.0, -1.0, 1.0])
+"""Columns of a camera-to-world matrix: x right, y up, z backward to OpenCV's, and back."""
 SQUARE = np.array([[0.0, 0.0, 0.0, 1.0]])
 
 
@@ -47,7 +51,7 @@ def clip_of(dataset: Dataset, scene: str, views: Iterable[View], picture: Pictur
     """
     placed, kept, depths, valids = [], [], [], []
     for view in views:
-        if not (np.isfinite(view.extrinsics).all() and np.isfinite(view.lens).all()):
+        if not _usable(view.extrinsics, UNKNOWN_POSE) or not _usable(view.lens, UNKNOWN_LENS):
             warnings.warn(f"{printable(view.path)} is left out: its camera isn't finite", stacklevel=3)
             continue
         for values in (view.depth, view.valid):
@@ -87,6 +91,10 @@ def clip_of(dataset: Dataset, scene: str, views: Iterable[View], picture: Pictur
         else torch.from_numpy(np.stack([_centred(values, np.bool_, height, width) for values in valids])) & (depth > 0),
     )
     return Clip(torch.stack([one.pixels for one in frames]), [name for name, *_ in kept], source, truth)
+
+
+def _usable(matrix: Matrix, unknown: Matrix) -> bool:
+    return matrix is unknown or bool(np.isfinite(matrix).all())
 
 
 def pinhole(fx: float, fy: float, cx: float, cy: float, whole: bool = False) -> Matrix:
