@@ -365,7 +365,7 @@ MINIS: dict[str, Mini] = {
     "co3d": Mini(_co3d, ("apple/110_13051_23361", "apple/12_90_489", "bench/415_57112_110099"), depth=False),
     "colmap": Mini(_colmap, ("bicycle", "garden", "kitchen"), depth=False),
     "dtu": Mini(_dtu, ("scan1", "scan4", "scan9"), unit=1000.0),
-    "7scenes": Mini(_seven_scenes, ("chess/seq-03", "chess/seq-05", "fire/seq-03"), lens=(78.75, 78.75, 48.0, 36.0)),
+    "7scenes": Mini(_seven_scenes, ("chess/seq-03", "chess/seq-05", "fire/seq-03"), lens=_kinect(525, 525, 320, 240)),
     "nrgbd": Mini(
         _nrgbd,
         ("breakfast_room", "complete_kitchen", "green_room"),

@@ -89,8 +89,8 @@ def test_official_annotations_give_the_same_as_those_of_the_evaluation(tmp_path:
 
 
 def write_official(folder: Path, told: dict, size: tuple[int, int]) -> None:
-    """CO3D's own files of a category: a badly scored sequence, one without a test entry, intrinsics of the older form in
-    every other frame, and the list backwards."""
+    """CO3D's own files of a category: with a badly scored sequence, intrinsics of the older form in every other frame,
+    and the list backwards."""
     height, width = size
     units = np.array([width, height]) / min(width, height)
     frames, listed = [], []

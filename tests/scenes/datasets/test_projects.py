@@ -73,7 +73,7 @@ def test_cameras_that_cannot_be_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["text", "binary"])
 def test_what_we_export_reads_back(kind: str, tmp_path: Path) -> None:
     scene = small_scene(frames=3)
-    scene.export(tmp_path, formats=["colmap"], options={"colmap": kind, "size": "network"})
+    scene.export(tmp_path, formats=["colmap"], colmap=kind, size="network")
     dataset = open_dataset("colmap", tmp_path / "colmap")
     assert dataset.scenes() == ["."]
     clip = dataset.clip(".", range(3), Picture(56))
@@ -84,7 +84,7 @@ def test_what_we_export_reads_back(kind: str, tmp_path: Path) -> None:
 
 def test_what_we_export_for_nerfstudio_reads_back(tmp_path: Path) -> None:
     scene = small_scene(frames=3)
-    scene.export(tmp_path, formats=["nerfstudio"], options={"size": "network"})
+    scene.export(tmp_path, formats=["nerfstudio"], size="network")
     clip = open_dataset("colmap", tmp_path / "nerfstudio").clip(".", range(3), Picture(56))
     assert relative(clip.truth.extrinsics.double().numpy()) == pytest.approx(
         relative(scene.extrinsics.astype(np.float64)), abs=1e-5

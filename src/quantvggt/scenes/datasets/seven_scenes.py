@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quantvggt.scenes.datasets.contract import Picture
 from quantvggt.scenes.datasets.on_disk import OnDisk
-from quantvggt.scenes.datasets.read import Floats, listed, read_grey, read_numbers, read_pixels
+from quantvggt.scenes.datasets.read import Floats, Matrix, listed, read_grey, read_numbers, read_pixels
 from quantvggt.scenes.datasets.views import View, inverse, pinhole
 
 SEQUENCES = {
@@ -70,10 +70,16 @@ class SevenScenes(OnDisk):
             depth = read_grey(registered)
         else:
             depth = register(read_grey(path.with_name(f"{stem}.depth.png")))
-        focal = COLOUR_FOCAL * image.width / WIDTH
         pose = read_numbers(path.with_name(f"{stem}.pose.txt"), 4, 4)
-        lens = pinhole(focal, focal, image.width / 2, image.height / 2, whole=picture.published)
-        return View(frame, path, image, lens, inverse(pose), _metres(depth))
+        return View(frame, path, image, colour_lens(*image.size), inverse(pose), _metres(depth))
+
+
+def colour_lens(width: int, height: int) -> Matrix:
+    """Intrinsics [3, 3] of the colour camera: its centre is half the size with pixel centres at whole numbers, as the
+    registration has it."""
+    scale = width / WIDTH
+    focal = COLOUR_FOCAL * scale
+    return pinhole(focal, focal, (width + scale) / 2, (height + scale) / 2)
 
 
 def register(raw: NDArray[Any]) -> NDArray[np.uint16]:
@@ -86,11 +92,8 @@ def register(raw: NDArray[Any]) -> NDArray[np.uint16]:
     points = np.stack([x / focal * distance, y / focal * distance, distance])
     moved = DEPTH_TO_COLOUR[:3, :3] @ points + DEPTH_TO_COLOUR[:3, 3:]
     moved = moved[:, moved[2] > 0]
-    focal = COLOUR_FOCAL * width / WIDTH
-    u, v = (
-        np.floor(moved[axis] / moved[2] * focal + side / 2).astype(np.intp) for axis, side in ((0, width), (1, height))
-    )
-    millimetres = np.round(moved[2] * 1000)
+    u, v, _ = np.floor(colour_lens(width, height) @ (moved / moved[2])).astype(np.intp)
+    millimetres = np.floor(moved[2] * 1000)  # as the script stores them
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (millimetres < MISSING)
     nearest = np.full((height, width), MISSING, np.uint16)
     np.minimum.at(nearest, (v[inside], u[inside]), millimetres[inside].astype(np.uint16))
