@@ -51,11 +51,11 @@ def test_straightened_pictures_show_points_where_a_pinhole_does(model: str) -> N
         rows, columns = np.indices((72, 96)) + 0.5
         spot = np.exp(-((columns - u) ** 2 + (rows - v) ** 2) / 4)
         pixels = Image.fromarray(np.repeat((spot * 255).astype(np.uint8)[..., None], 3, 2))
-        straight = np.array(camera.straighten(pixels), np.float64)[..., 0]
+        picture, found = camera.straighten(pixels, (spot > 0.5) * np.float32(7))
+        straight = np.array(picture, np.float64)[..., 0]
         centre = [(straight * part).sum() / straight.sum() for part in (columns, rows)]
         wanted = [x * camera.lens[0, 0] + camera.lens[0, 2], y * camera.lens[1, 1] + camera.lens[1, 2]]
         assert centre == pytest.approx(wanted, abs=0.25)
-        found = camera.straighten_values((spot > 0.5) * np.float32(7))
         assert found.max() == 7
         assert np.argwhere(found).mean(0) + 0.5 == pytest.approx(wanted[::-1], abs=0.6)
 

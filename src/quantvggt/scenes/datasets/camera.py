@@ -5,16 +5,14 @@ Formulas: COLMAP's camera models (https://colmap.github.io/cameras.html). Pixel 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 
 from quantvggt.core.errors import InputError
-from quantvggt.scenes.datasets.read import Matrix
+from quantvggt.scenes.datasets.read import Floats, Matrix
 from quantvggt.scenes.datasets.views import pinhole
 
 MODELS = {
@@ -73,29 +71,25 @@ class Camera:
         v = y * factor + 2 * p2 * x * y + p1 * (square + 2 * y * y) + sy * square
         return self.lens[0, 0] * u + self.lens[0, 2], self.lens[1, 1] * v + self.lens[1, 2]
 
-    def straighten(self, image: Image.Image) -> Image.Image:
-        """The RGB picture that a camera of this `lens` without distortion takes, bilinear, black outside."""
+    def straighten(self, image: Image.Image, values: Floats | None = None) -> tuple[Image.Image, Floats | None]:
+        """The RGB picture that a camera of this `lens` without distortion takes: bilinear, black outside.
+
+        values: [H, W] of its pixels that can't be mixed, such as depth: the nearest, 0 outside.
+        """
         if not self.distorts:
-            return image
+            return image, values
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-        done = []
+        colours, taken = [], []
         for u, v in self._sources():
             grid = torch.from_numpy(np.stack([2 * u / self.width - 1, 2 * v / self.height - 1], -1))[None].float()
             rows = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            done.append(rows[0].round_().clamp_(0, 255).byte().permute(1, 2, 0))
-        return Image.fromarray(torch.cat(done).numpy())
-
-    def straighten_values(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The same for values [H, W] that can't be mixed, such as depth: the nearest, 0 outside."""
-        if not self.distorts:
-            return values
-        done = []
-        for u, v in self._sources():
-            column, row = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
-            inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
-            taken = values[np.where(inside, row, 0), np.where(inside, column, 0)]
-            done.append(np.where(inside, taken, np.zeros((), values.dtype)))
-        return np.concatenate(done)
+            colours.append(rows[0].round_().clamp_(0, 255).byte().permute(1, 2, 0))
+            if values is not None:
+                column, row = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
+                inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
+                taken.append(np.where(inside, values[np.where(inside, row, 0), np.where(inside, column, 0)], 0))
+        straight = Image.fromarray(torch.cat(colours).numpy())
+        return straight, None if values is None else np.concatenate(taken)
 
     def _sources(self) -> Iterator[tuple[Matrix, Matrix]]:
         """For some rows at a time: where the pixels of the straight picture lie in the distorted one."""

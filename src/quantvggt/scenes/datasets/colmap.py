@@ -56,7 +56,7 @@ class Colmap(OnDisk):
         path, (camera, extrinsics) = self._images(scene)[frame]
         image = read_pixels(path)
         camera = camera.scaled(*image.size)
-        return View(frame, path, camera.straighten(image), camera.lens, extrinsics)
+        return View(frame, path, camera.straighten(image)[0], camera.lens, extrinsics)
 
     def _images(self, scene: str) -> dict[str, tuple[Path, Posed]]:
         if scene not in self._known:

@@ -8,7 +8,7 @@ is done here where a `Picture` is theirs.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -55,8 +55,9 @@ class Eth3d(OnDisk):
             )
         if picture.published:
             camera = replace(camera, tangential=(0.0, 0.0), prism=(0.0, 0.0))
-        depth: Any = _raw(folder / "ground_truth_depth" / PHOTOS / frame, camera.height, camera.width)
-        return View(frame, path, camera.straighten(image), camera.lens, extrinsics, camera.straighten_values(depth))
+        depth = _raw(folder / "ground_truth_depth" / PHOTOS / frame, camera.height, camera.width)
+        straight = camera.straighten(image, depth)
+        return View(frame, path, straight[0], camera.lens, extrinsics, straight[1])
 
     def _images(self, scene: str) -> dict[str, Posed]:
         if scene not in self._known:
