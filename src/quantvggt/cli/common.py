@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def device_of(args: argparse.Namespace) -> str:
 def dtype_of(args: argparse.Namespace) -> Any:
     """What --dtype says, for `api.load`; None for the checkpoint's own."""
     return DTYPES.get(args.dtype, args.dtype)
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """ "650MB" -> 650000000; also kB, GB, KiB, MiB, GiB and plain bytes. Raises InputError on anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)B?", text.strip())
+    if match is None or (match[3] and not match[2]):
+        raise InputError(f"{option} {text}: write a size, for example 650MB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " "))
 
 
 def require_free(path: str, overwrite: bool) -> Path:

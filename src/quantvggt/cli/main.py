@@ -23,6 +23,7 @@ COMMANDS = {
     "benchmark": "latency and memory against float, the published code and torchao, side by side",
     "inspect": "list every quantizable layer: shape, bits, bytes, weight error, activation outliers",
     "view": "look at a reconstructed scene in the browser",
+    "serve": "reconstruction over HTTP: a queue, a worker, limits, an API key",
     "import-published": "turn parameters calibrated with the published QuantVGGT code into a small checkpoint",
     "doctor": "what this machine can do, and which kernels run here and why",
 }

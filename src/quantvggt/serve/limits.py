@@ -3,7 +3,6 @@
 from dataclasses import dataclass, fields
 
 from quantvggt.core.errors import InputError
-from quantvggt.core.memory import available_bytes
 
 MEBI, GIBI = 2**20, 2**30
 _FRAMES_PER_GIBI = 4  # VGGT-1B at 4 bits takes 2 GB with 20 frames of 518x392; other models and pictures take more
@@ -46,5 +45,7 @@ class Limits:
 
 def frames_that_fit(memory: int | None = None) -> int:
     """How many frames a job may have on a machine with so many bytes free (None: this one): 8 to 64."""
+    from quantvggt.core.memory import available_bytes  # not above: it loads PyTorch, and who looks at uploads has none
+
     free = available_bytes() if memory is None else memory
     return Limits.frames if free is None else max(8, min(Limits.frames, free // GIBI * _FRAMES_PER_GIBI))
