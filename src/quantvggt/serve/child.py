@@ -175,7 +175,7 @@ class Child:
         deadline, asked = time.monotonic() + seconds, False
         while True:
             try:
-                while self._connection.poll(TICK):
+                if self._connection.poll(TICK):
                     kind, values = json.loads(self._connection.recv_bytes(_MOST_BYTES))
                     if kind != "told":
                         return kind, values
