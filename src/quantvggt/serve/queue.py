@@ -96,6 +96,8 @@ class Jobs:
     def close(self) -> None:
         """Stop; a job that runs will be done anew by the next `Jobs` in this folder."""
         self._closing.set()
+        with self._lock:
+            self._lock.notify_all()
         self.child.close()
         for thread in self._threads:
             if thread.is_alive():
