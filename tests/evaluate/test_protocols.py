@@ -17,6 +17,7 @@ from quantvggt.evaluate.protocols.published import PROTOCOLS, default_protocol, 
 from quantvggt.evaluate.protocols.trajectory import Trajectory
 from quantvggt.reconstruction.geometry import unproject
 from quantvggt.scenes.clip import Clip, GroundTruth
+from quantvggt.scenes.datasets import DATASETS
 from quantvggt.scenes.synthetic import make_clips
 
 FOLDER = Path(__file__).parents[1] / "golden" / "datasets"
@@ -228,6 +229,7 @@ def test_every_protocol_says_where_it_comes_from_and_measures_something():
         assert protocol.name == name
         assert protocol.about.endswith(".")
         assert protocol.parts or protocol.relpose
+        assert protocol.split in getattr(DATASETS[protocol.dataset], "splits", {"test": ()})
 
 
 def test_every_protocol_is_in_the_documentation():
