@@ -320,7 +320,11 @@ def _tum(mini: Mini, root: Path, index: int, frames: int) -> None:
 
 
 def _bonn(mini: Mini, root: Path, index: int, frames: int) -> None:
+    """Behind 30 frames that don't count."""
     scene, folder = mini.scene(index, frames), root / "rgbd_bonn_dataset" / f"rgbd_bonn_{mini.names[index]}"
+    for frame in range(-30, 0):
+        for part in ("rgb", "depth"):
+            save_png(folder / f"{part}/{1548265985 + frame / 30:.5f}.png", np.zeros((2, 2), np.uint8))
     for frame, (image, depth) in enumerate(zip(scene.images, scene.depth, strict=True)):
         save_png(folder / f"rgb/{1548265985 + frame / 30:.5f}.png", image)
         save_png(folder / f"depth/{1548265985.2 + frame / 30:.5f}.png", np.round(depth * 5000).astype(np.uint16))

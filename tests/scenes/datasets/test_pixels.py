@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from quantvggt.core.errors import InputError
-from quantvggt.scenes.datasets import Picture
+from quantvggt.scenes.datasets import Picture, open_dataset
 from quantvggt.scenes.datasets.pixels import place
+from quantvggt.scenes.datasets.views import View, clip_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/datasets/resize_and_intrinsics.json").read_text())
 CAMERAS = [name for name in GOLDEN if name != "model_input_sizes"]
@@ -77,7 +79,7 @@ def test_padding_keeps_truth_and_intrinsics_with_the_picture() -> None:
     lens = np.array([[80.0, 0, 40], [0, 75, 33], [0, 0, 1]])
     values = np.arange(1, 29 * 28 + 1, dtype=np.float32).reshape(29, 28)
     placed = place(Image.new("RGB", (28, 29)), lens, Picture(28, "stretch", 28))
-    padded = placed.padded(42, 56)
+    padded = placed.centred(42, 56)
     assert padded.pixels.shape == (3, 42, 56)
     assert np.array_equal(padded.sample(values)[7:35, 14:42], placed.sample(values))
     assert np.count_nonzero(padded.sample(values)) == 28 * 28
@@ -104,3 +106,29 @@ def test_a_principal_point_outside_is_refused_where_it_is_cut_around() -> None:
     lens = np.array([[80.0, 0, 200], [0, 75, 33], [0, 0, 1]])
     with pytest.raises(InputError, match="lies outside a picture of 90x60"):
         place(Image.new("RGB", (90, 60)), lens, Picture(28, "crop-resize"))
+
+
+@pytest.mark.parametrize("mode", ["crop", "longest", "area"])
+def test_pictures_of_unequal_sides_share_a_size_with_their_truth(mode: str) -> None:
+    """Padded, cut, or resized as the first: the depth of each pixel is that of the original pixel under its centre."""
+    rows, columns = np.indices((61, 90))
+    sides = ((61, 90), (50, 90), (61, 70))
+    views = []
+    for height, width in sides:
+        depth = (1 + rows[:height, :width] + 1000 * columns[:height, :width]).astype(np.float32)
+        lens = np.array([[80.0, 0, width / 2], [0, 75, height / 2], [0, 0, 1]])
+        image = Image.new("RGB", (width, height), "black")
+        views.append(View("a", Path("a.png"), image, lens, np.eye(4)[:3], depth, depth > 0))
+    clip = clip_of(open_dataset("synthetic"), "room", views, Picture(70, mode))
+    height, width = clip.images.shape[2:]
+    y, x = np.indices((height, width)) + 0.5
+    for index, frame in enumerate(clip.source["frames"]):
+        (scale_x, scale_y), (left, top) = frame["scale"], frame["offset"]
+        u, v = np.floor((x - left) / scale_x), np.floor((y - top) / scale_y)
+        inside = (u >= 0) & (u < sides[index][1]) & (v >= 0) & (v < sides[index][0])
+        assert np.array_equal(clip.truth.depth[index], np.where(inside, 1 + v + 1000 * u, 0))
+        assert np.array_equal(clip.truth.valid[index], inside)
+        assert not clip.images[index][:, torch.from_numpy(inside)].any()  # black inside, white around
+        centre = np.array([sides[index][1] / 2 * scale_x + left, sides[index][0] / 2 * scale_y + top])
+        assert clip.truth.intrinsics[index, :2, 2].numpy() == pytest.approx(centre, rel=1e-5)
+    assert (mode == "crop") == bool((clip.images == 1).any())

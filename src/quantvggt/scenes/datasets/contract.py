@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from quantvggt.core.errors import InputError
+from quantvggt.scenes import preprocess
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.preprocess import PATCH
 
 MODES = {
-    "crop": "as VGGT's loader: width `size`, the height the nearest multiple of 14, what is taller than `size` cut",
-    "pad": "as VGGT's loader: the larger side `size`, the rest white",
     "stretch": "width `size`, height `height`, aspect or not, bicubic",
     "pi3": "as Pi3's pose evaluation: Lanczos to width `size`, then bilinear down to multiples of 14",
     "uniform": "as Pi3's point maps: stretched, but the intrinsics of both axes scaled by what the height was",
     "crop-resize": "as CUT3R and QuantVGGT: cut around the principal point, scaled, cut to `size` x `height`",
 }
+"""Ways to prepare pictures beside those of `preprocess.MODES`, which models have."""
 PUBLISHED = ("uniform", "crop-resize")
 """Modes that repeat what published loaders do to truth, their slips included; in all others truth is exact."""
 
@@ -26,9 +26,9 @@ PUBLISHED = ("uniform", "crop-resize")
 class Picture:
     """How pixels, and the truth with them, are prepared.
 
-    size: width in pixels; mode: one of `MODES`; height: of the modes that name one, None: the nearest multiple of 14
-    to the aspect. Raises InputError if the mode is unknown or a size is no positive multiple of 14 (of 16 in
-    "crop-resize"; "pi3" takes any from 14).
+    size: width in pixels, or what a model's mode calls so; mode: one of `MODES` or of `preprocess.MODES`;
+    height: of the modes that name one, None: the nearest multiple of 14 to the aspect. Raises InputError if the mode is
+    unknown or a size is no positive multiple of 14 (or of 16 in "crop-resize"; "pi3" takes any from 14).
     """
 
     size: int
@@ -36,9 +36,10 @@ class Picture:
     height: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"unknown way to prepare pictures {self.mode!r}; choose one of: {', '.join(MODES)}")
-        if self.height is not None and self.mode in ("crop", "pad", "pi3"):
+        known = (*preprocess.MODES, *MODES)
+        if self.mode not in known:
+            raise InputError(f"unknown way to prepare pictures {self.mode!r}; choose one of: {', '.join(known)}")
+        if self.height is not None and (self.mode in preprocess.MODES or self.mode == "pi3"):
             raise InputError(f"pictures in mode {self.mode} have the height that follows from their width")
         steps = {"pi3": (1,), "crop-resize": (PATCH, 16)}.get(self.mode, (PATCH,))
         for side in (self.size, self.height):

@@ -4,7 +4,9 @@ Intrinsics have pixel centres at +0.5. Published loaders have them at whole numb
 as OpenCV's INTER_NEAREST does; modes of `contract.PUBLISHED` repeat that, all others take what lies at the centre.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.datasets.contract import Picture
-from quantvggt.scenes.preprocess import PATCH, WHITE, fit
+from quantvggt.scenes.preprocess import MODES, PATCH, WHITE, fit
 
 Places = NDArray[np.intp]
 
@@ -42,8 +44,8 @@ class Placed:
         inside = (self.rows >= 0)[:, None] & (self.columns >= 0)
         return np.where(inside, taken, np.zeros((), values.dtype))
 
-    def padded(self, height: int, width: int) -> "Placed":
-        """In the middle of a white canvas of that size."""
+    def centred(self, height: int, width: int) -> "Placed":
+        """In the middle of so many pixels: white where it is smaller, cut where it is larger."""
         missing_y, missing_x = height - self.pixels.shape[1], width - self.pixels.shape[2]
         if not missing_x and not missing_y:
             return self
@@ -54,18 +56,43 @@ class Placed:
             self,
             pixels=F.pad(self.pixels, (left, missing_x - left, top, missing_y - top), value=WHITE),
             lens=lens,
-            rows=np.pad(self.rows, (top, missing_y - top), constant_values=-1),
-            columns=np.pad(self.columns, (left, missing_x - left), constant_values=-1),
+            rows=window(self.rows[:, None], height, 1, -1)[:, 0],
+            columns=window(self.columns[None], 1, width, -1)[0],
             offset=(self.offset[0] + left, self.offset[1] + top),
         )
 
 
-def place(image: Image.Image, lens: NDArray[np.float64], picture: Picture) -> Placed:
-    """An RGB picture with intrinsics [3, 3] as `picture` wants it. Raises InputError if it can't be made so."""
+def window(values: NDArray[Any], height: int, width: int, fill: Any) -> NDArray[Any]:
+    """Values [h, w] in the middle of [height, width], cut or with `fill` around them, as `Placed.centred` does it."""
+    for axis, side in ((0, height), (1, width)):
+        missing = side - values.shape[axis]
+        before = missing // 2
+        if missing > 0:
+            around = [(0, 0), (0, 0)]
+            around[axis] = (before, missing - before)
+            values = np.pad(values, around, constant_values=fill)
+        elif missing < 0:
+            values = values.take(range(-before, side - before), axis)
+    return values
+
+
+def joint_size(placed: Sequence[Placed], picture: Picture) -> tuple[int, int]:
+    """Height and width that a clip's frames are brought to: the smallest ones where the mode says so, or the largest."""
+    mode = MODES.get(picture.mode)
+    joint = min if mode is not None and mode.joint is min else max
+    height, width = (joint(one.pixels.shape[axis] for one in placed) for axis in (1, 2))
+    return height, width
+
+
+def place(
+    image: Image.Image, lens: NDArray[np.float64], picture: Picture, first: tuple[int, int] | None = None
+) -> Placed:
+    """An RGB picture with intrinsics [3, 3] as `picture` wants it; first: width and height of the clip's first frame as
+    placed, for modes that give all frames its size. Raises InputError if it can't be made so."""
     if picture.mode == "crop-resize":
         return _crop_resize(image, lens, picture)
-    if picture.mode in ("crop", "pad"):
-        fitted = fit(image, picture.mode, picture.size)
+    if picture.mode in MODES:
+        fitted = fit(image, picture.mode, picture.size, first=first if MODES[picture.mode].joint is None else None)
         return _exact(fitted.pixels, image.size, lens, fitted.scale, fitted.offset)
     if picture.mode == "pi3":
         shape = picture.size, max(1, round(image.height * picture.size / image.width))

@@ -26,6 +26,7 @@ WIDTH = 640
 FREIBURG_3 = (535.4, 539.2, 320.1, 247.6)
 BONN = (542.822841, 542.576870, 315.593520, 237.756098)
 """fx, fy, cx, cy of pictures 640 wide, centres at whole numbers."""
+COUNTED = slice(30, 140)  # of Bonn's files
 APART = 0.02  # seconds between a picture and its pose, or its depth
 UNIT = 5000  # of the depth, a metre
 
@@ -84,7 +85,8 @@ class Tum(OnDisk):
 
 
 class Bonn(OnDisk):
-    """Pictures and depth are paired by number, as published scripts do; poses are those of markers, so none is read."""
+    """As published scripts have it: pictures and depth 30 to 139, sorted, paired by number and not by time. Poses are
+    those of markers, so none is read."""
 
     name: ClassVar[str] = "bonn"
     title: ClassVar[str] = "Bonn RGB-D Dynamic, five sequences, depth"
@@ -98,16 +100,19 @@ class Bonn(OnDisk):
         return [self._folder(scene) / part for part in ("rgb", "depth")]
 
     def frames(self, scene: str) -> Sequence[str]:
-        """As many as there are of both."""
-        pictures, depths = (listed(self._folder(scene) / part, ".png") for part in ("rgb", "depth"))
+        pictures, depths = self._listed(scene)
         return pictures[: len(depths)]
 
     def view(self, scene: str, frame: str, picture: Picture) -> View:
         folder = self._folder(scene)
-        path, depths = folder / "rgb" / frame, listed(folder / "depth", ".png")
-        depth = _metres(folder / "depth" / depths[list(self.frames(scene)).index(frame)])
-        image = read_pixels(path)
+        pictures, depths = self._listed(scene)
+        path = folder / "rgb" / frame
+        depth, image = _metres(folder / "depth" / depths[pictures.index(frame)]), read_pixels(path)
         return View(frame, path, image, kinect(BONN, image.width), UNKNOWN_POSE, depth)
+
+    def _listed(self, scene: str) -> tuple[list[str], list[str]]:
+        pictures, depths = (listed(self._folder(scene) / part, ".png")[COUNTED] for part in ("rgb", "depth"))
+        return pictures, depths
 
     def _folder(self, scene: str) -> Path:
         inner = self.root / "rgbd_bonn_dataset"

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from PIL import Image
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip, GroundTruth
 from quantvggt.scenes.datasets.contract import Dataset, Picture
-from quantvggt.scenes.datasets.pixels import place
+from quantvggt.scenes.datasets.pixels import Placed, joint_size, place, window
 from quantvggt.scenes.datasets.read import Floats, Matrix
 from quantvggt.scenes.names import printable
 
@@ -49,7 +48,8 @@ def clip_of(dataset: Dataset, scene: str, views: Iterable[View], picture: Pictur
     Frames whose camera isn't finite are left out, with a warning. Raises InputError if none is left, or if depth and
     picture differ in size.
     """
-    placed, kept, depths, valids = [], [], [], []
+    placed: list[Placed] = []
+    kept, depths, valids = [], [], []
     for view in views:
         if not _usable(view.extrinsics, UNKNOWN_POSE) or not _usable(view.lens, UNKNOWN_LENS):
             warnings.warn(f"{printable(view.path)} is left out: its camera isn't finite", stacklevel=3)
@@ -60,15 +60,16 @@ def clip_of(dataset: Dataset, scene: str, views: Iterable[View], picture: Pictur
                     f"{printable(view.path)} has {view.image.width}x{view.image.height} pixels, its depth or mask "
                     f"{values.shape[1]}x{values.shape[0]}; fetch both again"
                 )
-        one = place(view.image, view.lens, picture)
+        first = (placed[0].pixels.shape[2], placed[0].pixels.shape[1]) if placed else None
+        one = place(view.image, view.lens, picture, first)
         placed.append(one)
         kept.append((view.name, view.path, view.image.size, view.extrinsics))
         depths.append(None if view.depth is None else one.sample(view.depth))
         valids.append(None if view.valid is None else one.sample(view.valid))
     if not placed:
         raise InputError(f"scene {scene} of dataset {dataset.name} has no frame with a finite camera")
-    height, width = (max(one.pixels.shape[axis] for one in placed) for axis in (1, 2))
-    frames = [one.padded(height, width) for one in placed]
+    height, width = joint_size(placed, picture)
+    frames = [one.centred(height, width) for one in placed]
     source = {
         "kind": "dataset",
         "dataset": dataset.name,
@@ -80,15 +81,15 @@ def clip_of(dataset: Dataset, scene: str, views: Iterable[View], picture: Pictur
             for (_, path, size, _), f in zip(kept, frames, strict=True)
         ],
     }
-    depth = torch.from_numpy(np.stack([_centred(values, np.float32, height, width) for values in depths]))
+    nothing = np.zeros((height, width), np.float32)
+    depth = torch.from_numpy(np.stack([nothing if d is None else window(d, height, width, 0) for d in depths]))
     depth = torch.where(torch.isfinite(depth) & (depth > 0), depth, 0)
+    masks = [window(mask, height, width, False) for mask in valids if mask is not None]
     truth = GroundTruth(
         extrinsics=torch.from_numpy(np.stack([extrinsics for *_, extrinsics in kept]).astype(np.float32)),
         intrinsics=torch.from_numpy(np.stack([one.lens for one in frames]).astype(np.float32)),
         depth=depth,
-        valid=None
-        if valids[0] is None
-        else torch.from_numpy(np.stack([_centred(values, np.bool_, height, width) for values in valids])) & (depth > 0),
+        valid=torch.from_numpy(np.stack(masks)) & (depth > 0) if masks else None,
     )
     return Clip(torch.stack([one.pixels for one in frames]), [name for name, *_ in kept], source, truth)
 
@@ -109,12 +110,3 @@ def inverse(pose: Matrix) -> Matrix:
     if not np.isfinite(square).all() or abs(np.linalg.det(square)) < 1e-12:
         return np.full((3, 4), np.nan)
     return np.linalg.inv(square)[:3]
-
-
-def _centred(values: NDArray[Any] | None, kind: type[np.generic], height: int, width: int) -> NDArray[Any]:
-    """Values [h, w] in the middle of zeros, as `Placed.padded` does it with pixels; zeros alone if there are none."""
-    whole = np.zeros((height, width), kind)
-    if values is not None:
-        top, left = (height - values.shape[0]) // 2, (width - values.shape[1]) // 2
-        whole[top : top + values.shape[0], left : left + values.shape[1]] = values
-    return whole
