@@ -66,13 +66,39 @@ def test_dtu_counts_the_eroded_mask(tmp_path: Path) -> None:
     assert (clip.truth.depth[0].numpy() > 0).sum() > clip.truth.valid[0].sum()  # the rest of the depth is there
 
 
-@pytest.mark.parametrize(("name", "file", "line"), [("nrgbd", "breakfast_room/poses.txt", 4)])
-def test_a_pose_that_is_not_finite_costs_its_frame(name: str, file: str, line: int, tmp_path: Path) -> None:
-    root = write_mini(name, tmp_path, scenes=1)
-    lines = (root / file).read_text().splitlines()
-    lines[line : line + 4] = ["nan nan nan nan"] * 4
-    (root / file).write_text("\n".join(lines))
-    dataset = open_dataset(name, root)
+def test_dtu_masks_of_another_size_are_resized(tmp_path: Path) -> None:
+    root = write_mini("dtu", tmp_path, scenes=1)
+    mask = np.zeros((36, 48), np.uint8)
+    mask[:18] = 255
+    save_png(root / "scan1/binary_masks/00000000.png", mask)
+    valid = open_dataset("dtu", root).clip("scan1", [0], Picture(98, "stretch", 70)).truth.valid[0]
+    assert not valid[36:].any()
+    assert valid[20:30].any()
+
+
+def test_arrays_that_promise_more_than_they_hold_are_refused(tmp_path: Path) -> None:
+    root = write_mini("dtu", tmp_path, scenes=1)
+    path = root / "scan1/depths/00000000.npy"
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (10_000_000, 10_000_000)}
+        )
+        file.write(b"short")
+    dataset = open_dataset("dtu", root)
+    with pytest.raises(InputError, match=r"00000000\.npy"):
+        dataset.clip("scan1", [0], WHOLE)
+    np.save(path, np.array([[{}]]), allow_pickle=True)
+    with pytest.raises(InputError, match=r"00000000\.npy"):
+        dataset.clip("scan1", [0], WHOLE)
+
+
+def test_a_pose_that_is_not_finite_costs_its_frame(tmp_path: Path) -> None:
+    root = write_mini("nrgbd", tmp_path, scenes=1)
+    path = root / "breakfast_room/poses.txt"
+    lines = path.read_text().splitlines()
+    lines[4:8] = ["nan nan nan nan"] * 4
+    path.write_text("\n".join(lines))
+    dataset = open_dataset("nrgbd", root)
     with pytest.warns(UserWarning, match=r"img1.png is left out: its camera isn't finite"):
         clip = dataset.clip("breakfast_room", [0, 1, 2], WHOLE)
     assert clip.names == ["img0.png", "img2.png"]

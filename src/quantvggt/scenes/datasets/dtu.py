@@ -13,6 +13,7 @@ from scipy.ndimage import minimum_filter
 
 from quantvggt.scenes.datasets.contract import Picture
 from quantvggt.scenes.datasets.on_disk import OnDisk
+from quantvggt.scenes.datasets.pixels import inter_nearest
 from quantvggt.scenes.datasets.read import (
     listed,
     parse_numbers,
@@ -56,7 +57,8 @@ class Dtu(OnDisk):
         lens = parse_numbers(found[2], camera, 3, 3)
         depth = np.nan_to_num(read_array(folder / "depths" / f"{stem}.npy", 2))
         mask = read_grey(folder / "binary_masks" / f"{stem}.png") > 127
-        kept = minimum_filter(mask, ERODED, mode="constant", cval=True) if mask.shape == depth.shape else mask
+        mask = mask[np.ix_(*(inter_nearest(*sides) for sides in zip(mask.shape, depth.shape, strict=True)))]
+        kept = minimum_filter(mask, ERODED, mode="constant", cval=True) & (depth > LEAST)
         return View(
             frame,
             path,
@@ -64,5 +66,5 @@ class Dtu(OnDisk):
             pinhole(lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2], whole=True),
             parse_numbers(found[1], camera, 4, 4)[:3],
             depth,
-            kept & (depth > LEAST) if mask.shape == depth.shape else mask,
+            kept,
         )

@@ -77,7 +77,7 @@ def window(values: NDArray[Any], height: int, width: int, fill: Any) -> NDArray[
 
 
 def joint_size(placed: Sequence[Placed], picture: Picture) -> tuple[int, int]:
-    """Height and width that a clip's frames are brought to: the smallest ones where the mode says so, or the largest."""
+    """Height and width that all frames are brought to: the smallest ones where the mode says so, else the largest."""
     mode = MODES.get(picture.mode)
     joint = min if mode is not None and mode.joint is min else max
     height, width = (joint(one.pixels.shape[axis] for one in placed) for axis in (1, 2))
@@ -107,7 +107,7 @@ def place(
     if picture.mode == "stretch":
         return placed
     wrong = np.diag([scale[1], scale[1], 1]) @ lens
-    rows, columns = _opencv(image.height, height), _opencv(image.width, width)
+    rows, columns = inter_nearest(image.height, height), inter_nearest(image.width, width)
     return replace(placed, lens=wrong, rows=rows, columns=columns)
 
 
@@ -138,8 +138,8 @@ def _crop_resize(image: Image.Image, lens: NDArray[np.float64], picture: Picture
     for axis in (0, 1):
         lost = (inside[axis] * scale - whole[axis]) / 2
         wrong[axis, 2] = (lens[axis, 2] - before[axis]) * scale - lost - after[axis]
-    rows = before[1] + _opencv(inside[1], whole[1])[after[1] : after[1] + height]
-    columns = before[0] + _opencv(inside[0], whole[0])[after[0] : after[0] + width]
+    rows = before[1] + inter_nearest(inside[1], whole[1])[after[1] : after[1] + height]
+    columns = before[0] + inter_nearest(inside[0], whole[0])[after[0] : after[0] + width]
     scales = whole[0] / inside[0], whole[1] / inside[1]
     offset = tuple(-b * s - a for b, s, a in zip(before, scales, after, strict=True))
     return Placed(pixels, wrong, rows, columns, scales, (offset[0], offset[1]))
@@ -164,8 +164,8 @@ def _exact(
     return Placed(pixels, mapped, rows, columns, scale, offset)
 
 
-def _opencv(source: int, target: int) -> Places:
-    """Where INTER_NEAREST takes each of `target` pixels from."""
+def inter_nearest(source: int, target: int) -> Places:
+    """Where OpenCV's INTER_NEAREST takes each of `target` pixels from."""
     return np.minimum((np.arange(target) * (source / target)).astype(np.intp), source - 1)
 
 

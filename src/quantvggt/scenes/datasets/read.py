@@ -107,7 +107,7 @@ def read_array(path: Path, ndim: int) -> Floats:
     """A .npy file of numbers with so many axes, as float32. Nothing is unpickled."""
     read_bytes(path)
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # so a header can't ask for memory
         if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in "fiu":
             raise ValueError(f"it should hold numbers with {ndim} axes")
         return array.astype(np.float32)
