@@ -60,6 +60,14 @@ def test_straightened_pictures_show_points_where_a_pinhole_does(model: str) -> N
         assert np.argwhere(found).mean(0) + 0.5 == pytest.approx(wanted[::-1], abs=0.6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_lens_that_sees_nothing_gives_black() -> None:
+    camera = make_camera("FULL_OPENCV", 28, 28, [20, 20, -9, -9, 1e300, 1e300, 0, 0, 1e300, -1e300, 0, 0])
+    picture, values = camera.straighten(Image.new("RGB", (28, 28), "white"), np.ones((28, 28), np.float32))
+    assert not np.array(picture).any()
+    assert not values.any()
+
+
 def test_cameras_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="model FOV can't be read"):
         make_camera("FOV", 96, 72, [1.0] * 5)

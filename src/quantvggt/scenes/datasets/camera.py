@@ -30,6 +30,8 @@ MODELS = {
 }
 """COLMAP's models in the order of their numbers, and their parameters; d1 to d3 divide. FOV isn't read."""
 
+FAR = 1e9
+"""Pixels; what a lens puts beyond, or nowhere, lies there."""
 _ROWS = 256  # undistorted at a time
 
 
@@ -97,7 +99,9 @@ class Camera:
         for first in range(0, self.height, _ROWS):
             rows = np.arange(first, min(first + _ROWS, self.height))
             y = (rows + 0.5 - self.lens[1, 2]) / self.lens[1, 1]
-            yield self.distorted(*np.broadcast_arrays(x[None], y[:, None]))
+            with np.errstate(over="ignore", invalid="ignore"):  # a damaged file's coefficients
+                u, v = self.distorted(*np.broadcast_arrays(x[None], y[:, None]))
+                yield np.nan_to_num(u, nan=FAR).clip(-FAR, FAR), np.nan_to_num(v, nan=FAR).clip(-FAR, FAR)
 
 
 def make_camera(model: str, width: int, height: int, values: Sequence[float] | Mapping[str, float]) -> Camera:
