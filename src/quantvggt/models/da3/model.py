@@ -17,6 +17,7 @@ from quantvggt.models.da3.backbone import Backbone, Views
 from quantvggt.models.da3.cameras import CameraDecoder, CameraEncoder, as_trained, decode
 from quantvggt.models.da3.config import DA3Config
 from quantvggt.models.da3.heads import ALIASES, DepthRayHead, GaussianHead, MonocularHead, far_sky
+from quantvggt.models.da3.reference import find_strategy
 from quantvggt.models.dino import normalise
 from quantvggt.models.dpt import Layout, activate_depth, by_chunks
 from quantvggt.models.family import Model, Part
@@ -77,6 +78,17 @@ class DA3(Model):
     @property
     def dtype(self) -> torch.dtype:
         return self.backbone.pretrained.cls_token.dtype
+
+    @property
+    def reference_view(self) -> str:
+        """How the view is chosen whose camera the others are told from, where no cameras are given: one of
+        `reference.STRATEGIES`. It may be set, and isn't saved."""
+        return self.backbone.pretrained.strategy
+
+    @reference_view.setter
+    def reference_view(self, strategy: str) -> None:
+        find_strategy(strategy)
+        self.backbone.pretrained.strategy = strategy
 
     @property
     def trunk(self) -> Part:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quantvggt.core.errors import InputError
 
+Strategy = Callable[[Tensor], Tensor]
 FEWEST = 3
 """Of fewer views the first is the reference."""
 
@@ -37,7 +38,7 @@ def _saddle_sim_range(tokens: Tensor) -> Tensor:
     return (alike.amax(-1) - alike.amin(-1)).argmax(-1)
 
 
-STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {
+STRATEGIES: dict[str, Strategy] = {
     "saddle_balanced": _saddle_balanced,
     "saddle_sim_range": _saddle_sim_range,
     "first": _first,
@@ -45,9 +46,13 @@ STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def find_strategy(name: str) -> Strategy:
+    """Raises InputError if there is none of that name."""
+    if name not in STRATEGIES:
+        raise InputError(f"unknown reference view {name!r}; choose one of: {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]
+
+
 def choose(tokens: Tensor, strategy: str) -> Tensor:
-    """Class tokens [B, S, C] -> the index of each clip's reference view, int64 [B]. Raises InputError on an unknown
-    strategy."""
-    if strategy not in STRATEGIES:
-        raise InputError(f"unknown reference view {strategy!r}; choose one of: {', '.join(STRATEGIES)}")
-    return STRATEGIES["first" if tokens.shape[1] < FEWEST else strategy](tokens.float())
+    """Class tokens [B, S, C] -> the index of each clip's reference view, int64 [B]."""
+    return find_strategy("first" if tokens.shape[1] < FEWEST else strategy)(tokens.float())
