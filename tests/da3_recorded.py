@@ -47,7 +47,8 @@ def read(path: Path) -> Recording:
 def config_of(told: dict[str, Any]) -> DA3Config:
     """Ours, from the published constructor's arguments."""
     if "preset" in told:
-        return PRESETS[told["preset"].rpartition("-")[2]]()
+        name = told["preset"].rpartition("/")[2]  # DA3-SMALL, DA3-GIANT-1.1, DA3MONO-LARGE
+        return PRESETS[name.split("-")[1]]() if name.startswith("DA3-") else DA3Config.monocular()
     starts = {told["alt_start"], told["qknorm_start"], told["rope_start"]}
     assert len(starts) == 1, "no published model has them apart"
     start = starts.pop()

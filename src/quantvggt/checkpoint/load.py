@@ -1,4 +1,4 @@
-"""Load a VGGT, in full precision or quantized, from wherever it lies, without a second copy in memory."""
+"""Load a model, in full precision or quantized, from wherever it lies, without a second copy in memory."""
 
 import os
 import warnings
