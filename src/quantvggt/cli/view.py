@@ -99,13 +99,14 @@ def _live(args: argparse.Namespace, scenes: "list[Scene]") -> dict[str, Any]:
                 threading.Event().wait()
         finally:
             viewer.stop()
-    if viewer.scale is not None:
-        say(f"scale: lengths times {viewer.scale:.6g} are in your unit")
+    scale = viewer.ruler.scale
+    if scale is not None:
+        say(f"scale: lengths times {scale:.6g} are in your unit")
     return {
         "page": None,
         "frames": len(scenes[0].names),
         "address": viewer.address,
         "points": viewer.points,
         "difference": None if viewer.difference is None else viewer.difference.median,
-        "scale": viewer.scale,
+        "scale": scale,
     }

@@ -64,25 +64,26 @@ def legend_html(difference: Difference) -> str:
 class RulerPanel:
     """Two points picked with the mouse, one known length, and the scene in that length's unit to download.
 
-    told: is called with each new scale. Nothing is written on this machine.
+    scale: what lengths are to be multiplied by, None before a known length was set. Nothing is written on this machine.
     """
 
-    def __init__(self, pane: Pane, told: Callable[[float], None]) -> None:
-        self.pane, self.told, self.ruler, self.scale = pane, told, Ruler(), 1.0
-        self._gui = gui = pane.server.gui
+    def __init__(self, pane: Pane) -> None:
+        self.pane, self.ruler = pane, Ruler()
+        self.scale: float | None = None
+        gui = pane.server.gui
         with gui.add_folder("Measure"):
-            self.measuring = gui.add_checkbox("Pick points", False, hint="Then click on two points of the first scene")
+            self._measuring = gui.add_checkbox("Pick points", False, hint="Then click on two points of the first scene")
             self._said = gui.add_markdown("Pick two points to measure between them.")
             self._known = gui.add_number("Known length", 1.0, min=0.0, step=0.001)
             self._set = gui.add_button("Set scale", disabled=True)
             self._save = gui.add_button("Download scaled scene", disabled=True, hint="scene.npz, in your unit")
-        self.measuring.on_update(lambda _: self._listen())
+        self._measuring.on_update(lambda _: self._listen())
         self._set.on_click(lambda _: self._rescale())
         self._save.on_click(lambda event: self._download(event.client))
 
     def _listen(self) -> None:
         scene = self.pane.server.scene
-        if self.measuring.value:
+        if self._measuring.value:
             scene.on_click()(self._picked)
         else:
             scene.remove_click_callback()
@@ -119,7 +120,7 @@ class RulerPanel:
         if length is None:
             self._said.content = "Click on the other point." if points else "Pick two points to measure between them."
         else:
-            self._said.content = f"**{length * self.scale:.4g}** ({length:.4g} in the scene's unit)"
+            self._said.content = f"**{length * (self.scale or 1):.4g}** ({length:.4g} in the scene's unit)"
 
     def _rescale(self) -> None:
         try:
@@ -129,10 +130,9 @@ class RulerPanel:
             return
         self._save.disabled = False
         self._draw()
-        self.told(self.scale)
 
     def _download(self, client: "viser.ClientHandle | None") -> None:
-        if client is not None:
+        if client is not None and self.scale is not None:
             stream = io.BytesIO()
             dump_npz(self.pane.scene.transformed(self.scale), stream)
             client.send_file_download("scene.npz", stream.getvalue(), save_immediately=True)

@@ -44,7 +44,7 @@ class LiveViewer:
     ones follow. max_points: of each scene.
 
     address: what to open in a browser. points: how many each scene has. difference: between the scenes, or None; then
-    `incomparable` says why. scale: what the ruler says lengths are to be multiplied by, None before it was used.
+    `incomparable` says why. ruler: what is measured in the first scene.
     Raises InputError if viser isn't installed, a scene has no points, or the address can't be listened on.
     """
 
@@ -60,7 +60,7 @@ class LiveViewer:
         if not 1 <= len(scenes) <= 2:
             raise InputError(f"{len(scenes)} scenes to view; give one, or two to see them side by side")
         self.difference: Difference | None = None
-        self.incomparable, self.scale = "", None
+        self.incomparable = ""
         self._lock, self._lead, self._stack = threading.Lock(), Lead(), ExitStack()
         scenes = list(scenes)
         if len(scenes) == 2:
@@ -120,16 +120,13 @@ class LiveViewer:
     def _fill_panels(self) -> None:
         first = self.panes[0]
         add_look(first.server.gui, len(first.scene.names), self.difference, self.look)
-        RulerPanel(first, self._set_scale)
+        self.ruler = RulerPanel(first)
         for pane in self.panes[1:]:
             pane.server.gui.main_panel.minimize()
             pane.server.gui.add_markdown("The panel of the first scene is for both.")
         if len(self.panes) == 2:
             for pane in self.panes:
                 pane.server.on_client_connect(self._link)
-
-    def _set_scale(self, scale: float) -> None:
-        self.scale = scale
 
     def _link(self, client: "viser.ClientHandle") -> None:
         """Every other window follows this one's camera while it leads."""
