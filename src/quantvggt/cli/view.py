@@ -18,13 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scene",
         nargs="+",
-        help="folder that `quantvggt reconstruct` wrote (with scene.npz); two: side by side, such as full precision and "
-        "quantized, of the same photos",
+        help="folder that `quantvggt reconstruct` wrote (with scene.npz); two: side by side, such as full precision "
+        "and quantized, of the same photos",
     )
-    parser.add_argument("--output", "-o", help="write a page without a server there (default: scene.html in that folder)")
+    parser.add_argument(
+        "--output", "-o", help="write a page without a server there (default: scene.html in that folder)"
+    )
     parser.add_argument("--page", action="store_true", help="write the page instead of starting the live viewer")
     parser.add_argument(
-        "--max-points", type=int, help="points shown (default 60000 on a page, 1000000 of each scene in the live viewer)"
+        "--max-points",
+        type=int,
+        help="points shown (default 60000 on a page, 1000000 of each scene in the live viewer)",
     )
     parser.add_argument(
         "--no-open",
@@ -34,10 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--live",
         action="store_true",
-        help="the live viewer (pip install 'quantvggt[view]'), also with --no-open; without it and that extra a page is "
-        "written",
+        help="the live viewer (pip install 'quantvggt[view]'), also with --no-open; without that extra, and without "
+        "this, a page is written",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)"
+    )
     parser.add_argument("--port", type=int, default=8080, help="the next free port from here on (default %(default)s)")
 
 
@@ -54,7 +60,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         require_viser()
         return _live(args, [Scene.load(scene) for scene in args.scene])
     if len(args.scene) == 2:
-        raise InputError("a page shows one scene; to see two, leave --page and --output out, and add --live to --no-open")
+        raise InputError(
+            "a page shows one scene; to see two, leave --page and --output out, and add --live to --no-open"
+        )
     if not page and not viser_installed():
         say("the live viewer needs viser (pip install 'quantvggt[view]'); writing a page instead")
         page = True

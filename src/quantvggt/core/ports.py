@@ -26,7 +26,9 @@ def free_port(host: str, first: int) -> int:
             continue  # below 1024, for most users
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise InputError(f"cannot listen on {host}: {error.strerror}; use an address of this machine") from error
+                raise InputError(
+                    f"cannot listen on {host}: {error.strerror}; use an address of this machine"
+                ) from error
     raise InputError(f"ports {first} to {first + TRIES - 1} of {host} are taken; name another with --port")
 
 

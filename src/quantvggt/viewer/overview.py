@@ -10,7 +10,7 @@ Vector = NDArray[np.float64]
 
 
 def overview(scene: Scene, points: NDArray[np.float32]) -> tuple[Vector, Vector]:
-    """Eye and target, in the world: behind the first camera, a little above, far enough to see most of `points` [N, 3]."""
+    """Eye and target in the world: behind the first camera, a little above; far enough to see most points [N, 3]."""
     up = upright_axes(scene.extrinsics)[2]
     target = np.median(points, axis=0).astype(np.float64)
     away = camera_centres(scene.extrinsics[:1])[0] - target

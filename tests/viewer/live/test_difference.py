@@ -50,7 +50,9 @@ def test_pixels_without_a_point_in_one_scene_are_unknown_and_grey(scene: Scene) 
     sure[1] = 0
     difference = compare(scene, dataclasses.replace(scene, points_conf=sure))
     assert np.isnan(difference.distance[1]).all()
-    np.testing.assert_array_equal(np.unique(difference.colours(difference.distance[1]).reshape(-1, 3), axis=0), [UNKNOWN])
+    np.testing.assert_array_equal(
+        np.unique(difference.colours(difference.distance[1]).reshape(-1, 3), axis=0), [UNKNOWN]
+    )
 
 
 def test_colours_get_brighter_and_end_at_the_top(scene: Scene) -> None:

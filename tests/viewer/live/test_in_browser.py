@@ -1,4 +1,4 @@
-"""The live viewer in a real browser: points are seen, the slider takes some away, cameras are linked, lengths measured."""
+"""The live viewer in a real browser: points are drawn, a slider hides some, cameras are linked, lengths measured."""
 
 import dataclasses
 import time

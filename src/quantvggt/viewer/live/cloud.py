@@ -16,13 +16,13 @@ MAX_POINTS = 1_000_000
 class Cloud:
     """N points of a scene with what they are filtered by.
 
-    points: where they are and which pixels they come from. confidence: float32 [N]. thresholds: float64 [101], the
+    points: where they are and which pixels they come from. confidence: float32 [N]. thresholds: float32 [101], the
     scene's percentiles of confidence, 0 to 100, over all its points, also those that were not drawn.
     """
 
     points: PointCloud
     confidence: NDArray[np.float32]
-    thresholds: NDArray[np.float64]
+    thresholds: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.points)

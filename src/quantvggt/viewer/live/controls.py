@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +55,8 @@ def legend_html(difference: Difference) -> str:
     return (
         f'<div style="padding: 0 0.8em 0.4em; font-size: 12px">'
         f'<div style="height: 12px; border-radius: 3px; background: linear-gradient(to right, {colours})"></div>'
-        f'<div style="display: flex; justify-content: space-between"><span>0</span><span>{difference.top:.4g}</span></div>'
+        f'<div style="display: flex; justify-content: space-between">'
+        f"<span>0</span><span>{difference.top:.4g}</span></div>"
         f"Distance over the mean viewing distance; median {difference.median:.2g}. Grey: one scene has no point.</div>"
     )
 

@@ -39,9 +39,9 @@ def require_viser() -> None:
 class LiveViewer:
     """One scene, or two side by side with linked cameras, on this machine's ports until `stop`.
 
-    scenes: one or two; of the second, points are aligned to the first where both are of the same frames, and coloured by
-    their distance if asked. titles: one for each. host: the address to listen on; port: the first that is tried, later
-    ones follow. max_points: of each scene.
+    scenes: one or two; of the second, points are aligned to the first where both are of the same frames, and coloured
+    by their distance if asked. titles: one for each. host: the address to listen on; port: the first that is
+    tried, later ones follow. max_points: of each scene.
 
     address: what to open in a browser. points: how many each scene has. difference: between the scenes, or None; then
     `incomparable` says why. ruler: what is measured in the first scene.
