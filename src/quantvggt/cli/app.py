@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, say
 
 if TYPE_CHECKING:
+    import socket
+
     from quantvggt.serve.limits import Limits
 
 
@@ -41,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Until Ctrl-C."""
-    from quantvggt.core.ports import free_port, web_address
+    import webbrowser
+
+    from quantvggt.core.ports import listen, port_of, web_address
     from quantvggt.serve.app import create_app, require_gradio
     from quantvggt.serve.app_choice import check_reference
     from quantvggt.serve.app_login import read_login
@@ -52,16 +56,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     limits, logins = _limits(args), read_login(args.login)
     if args.reference:
         check_reference(args.reference)
-    port = free_port(args.host, args.port)
-    address = web_address(args.host, port)
-    with Studio(limits, device_of(args), dtype_of(args), args.reference) as studio:
+    with (
+        listen(args.host, args.port) as listener,
+        Studio(limits, device_of(args), dtype_of(args), args.reference) as studio,
+    ):
+        address = web_address(args.host, port_of(listener))
         app = create_app(studio, models, logins)
         say(f"{', '.join(models)} at {address} (Ctrl-C ends it)")
         if not logins and args.host not in ("127.0.0.1", "::1", "localhost"):
             say("whoever reaches this address may use it; --login FILE asks for a name and a password")
         if not args.no_open:
-            _open_soon(address)
-        _serve(app, args.host, port)
+            webbrowser.open(address)  # its request waits until the server has started
+        _serve(app, listener)
         return {"address": address, "models": models}
 
 
@@ -80,21 +86,12 @@ def _limits(args: argparse.Namespace) -> "Limits":
     return replace(Limits(), **{name: value for name, value in given.items() if value is not None})
 
 
-def _open_soon(address: str) -> None:
-    """When the server answers, in a second or so."""
-    import threading
-    import webbrowser
-
-    timer = threading.Timer(1.5, webbrowser.open, [address])
-    timer.daemon = True
-    timer.start()
-
-
-def _serve(app: Any, host: str, port: int) -> None:
+def _serve(app: Any, listener: "socket.socket") -> None:
     import contextlib
     import sys
 
     import uvicorn
 
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
     with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(KeyboardInterrupt):
-        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=3)
+        server.run(sockets=[listener])

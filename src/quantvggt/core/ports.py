@@ -8,8 +8,8 @@ from quantvggt.core.errors import InputError
 TRIES = 100
 
 
-def free_port(host: str, first: int) -> int:
-    """The first port from `first` on that nobody listens on at `host`; 0 stands for any.
+def listen(host: str, first: int) -> socket.socket:
+    """A socket that listens on the first port from `first` on that nobody else listens on at `host`; 0: any port.
 
     Raises InputError if `host` isn't an address of this machine, or the next hundred ports are taken.
     """
@@ -17,19 +17,23 @@ def free_port(host: str, first: int) -> int:
         raise InputError(f"port is {first}; give 1 to 65535, or 0 for any that is free")
     for port in range(first, min(first + TRIES, 65536)):
         try:
-            family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
-                return int(probe.getsockname()[1])
-        except PermissionError:
-            continue  # below 1024, for most users
+            return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise InputError(
-                    f"cannot listen on {host}: {error.strerror}; use an address of this machine"
-                ) from error
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                continue  # the latter for most users below 1024
+            raise InputError(f"cannot listen on {host}: {error.strerror}; use an address of this machine") from error
     raise InputError(f"ports {first} to {first + TRIES - 1} of {host} are taken; name another with --port")
+
+
+def free_port(host: str, first: int) -> int:
+    """The port that `listen` would take, for a server that makes its own socket."""
+    with listen(host, first) as found:
+        return port_of(found)
+
+
+def port_of(listener: socket.socket) -> int:
+    """Where it listens."""
+    return int(listener.getsockname()[1])
 
 
 def web_address(host: str, port: int) -> str:

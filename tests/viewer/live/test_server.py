@@ -39,6 +39,7 @@ def test_one_scene_is_served_on_loopback_and_no_longer_after_it_stops(scene: Sce
     assert viewer.address.startswith("http://127.0.0.1:180")
     assert "<html" in get(viewer.address)
     assert viewer.points == [int((scene.points_conf > 0).sum())]
+    assert viewer.panes[0].server.request_share_url() is None, "nothing leaves this machine"
     viewer.stop()
     with pytest.raises(OSError, match="refused"):
         get(viewer.address)
@@ -63,9 +64,11 @@ def test_a_look_is_drawn_in_both_panes(pair: LiveViewer) -> None:
         points = pane._points
         kept = pane.cloud.shown(80, 1, 2)
         np.testing.assert_array_equal(points.points, pane.cloud.points.xyz[kept])
-        np.testing.assert_array_equal(points.colors, pane.heat[kept])  # type: ignore[index]
+        colours = pane.cloud.points.rgb if pane.heat is None else pane.heat
+        np.testing.assert_array_equal(points.colors, colours[kept])
         assert points.point_size == pytest.approx(2 * pane._pixel)
         assert [camera.visible for camera in pane._cameras] == [False, True, True]
+    assert [pane.heat is None for pane in pair.panes] == [True, False]
     pair.look(Look(80, 1, 2, cameras=False))
     for pane in pair.panes:
         np.testing.assert_array_equal(pane._points.colors, pane.cloud.points.rgb[pane.cloud.shown(80, 1, 2)])

@@ -35,7 +35,7 @@ def add_look(gui: "viser.GuiApi", frames: int, difference: Difference | None, ch
     range_ = gui.add_multi_slider("Frames", 0, last, 1, (0, last), visible=frames > 1)
     size = gui.add_slider("Point size", 0.25, 8.0, 0.25, start.size, hint="In widths of a pixel on the surfaces")
     cameras = gui.add_checkbox("Cameras", start.cameras, hint="Click on one to look through it")
-    heat = gui.add_checkbox("Difference", start.heat, visible=difference is not None)
+    heat = gui.add_checkbox("Difference", start.heat, visible=difference is not None, hint="Of the second scene")
     legend = gui.add_html(legend_html(difference) if difference else "", visible=False)
 
     def tell(_: object) -> None:

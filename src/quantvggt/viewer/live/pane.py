@@ -35,7 +35,12 @@ class Pane:
         self._stage()
         nothing = np.empty((0, 3), np.float32)
         self._points = server.scene.add_point_cloud(
-            "/points", nothing, np.empty((0, 3), np.uint8), precision="float32", point_shading="flat"
+            "/points",
+            nothing,
+            np.empty((0, 3), np.uint8),
+            precision="float32",
+            point_shading="flat",
+            point_shape="circle",
         )
         self._cameras = [self._camera(frame) for frame in range(len(scene.names))]
 
@@ -65,7 +70,7 @@ class Pane:
     def _stage(self) -> None:
         eye, target = overview(self.scene, self.cloud.points.xyz)
         camera, distance = self.server.initial_camera, float(np.linalg.norm(eye - target))
-        camera.position, camera.look_at, camera.up, camera.fov = eye, target, self._up, np.pi / 4
+        camera.position, camera.look_at, camera.up, camera.fov = eye, target, self._up, np.pi / 3
         camera.near, camera.far = distance / 1000, distance * 1000
         self.server.scene.set_up_direction(self._up)
 

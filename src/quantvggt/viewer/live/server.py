@@ -39,8 +39,8 @@ def require_viser() -> None:
 class LiveViewer:
     """One scene, or two side by side with linked cameras, on this machine's ports until `stop`.
 
-    scenes: one or two; of the second, points are aligned to the first where both are of the same frames, and coloured
-    by their distance if asked. titles: one for each. host: the address to listen on; port: the first that is
+    scenes: one or two; the second is aligned to the first where both are of the same frames, and if asked coloured by
+    its points' distance from it. titles: one for each. host: the address to listen on; port: the first that is
     tried, later ones follow. max_points: of each scene.
 
     address: what to open in a browser. points: how many each scene has. difference: between the scenes, or None; then
@@ -75,11 +75,11 @@ class LiveViewer:
         page_port = free_port(host, port) if len(scenes) == 2 else None
         next_port = port if page_port is None else page_port + 1
         self.panes: list[Pane] = []
-        for scene, cloud, title in zip(scenes, clouds, titles, strict=True):
+        for index, (scene, cloud, title) in enumerate(zip(scenes, clouds, titles, strict=True)):
             server = self._serve(host, free_port(host, next_port), title)
             next_port = server.get_port() + 1
             heat = None
-            if self.difference is not None:
+            if index == 1 and self.difference is not None:
                 heat = self.difference.colours(cloud.per_pixel(self.difference.distance))
             self.panes.append(Pane(server, scene, cloud, heat))
         self._look = self._drawn = first_look(len(scenes[0].names))
@@ -113,6 +113,8 @@ class LiveViewer:
         with redirect_stdout(io.StringIO()):  # it prints an address that isn't the one to open
             server = viser.ViserServer(host, port, verbose=False)
         self._stack.callback(server.stop)
+        # A window may ask for the scene to be shown to everybody, through viser's own server elsewhere. It isn't.
+        server.request_share_url = lambda verbose=True: None  # type: ignore[method-assign]
         server.gui.configure_theme(show_share_button=False, show_logo=False)
         server.gui.set_panel_label(title)
         return server
