@@ -27,13 +27,13 @@ class OnDisk(Dataset):
         if not root.is_dir():
             raise self._absent(f"no folder {root}")
         super().__init__(root)
-        if not any(self.scenes(split) for split in self._splits()):
+        if not any(self.scenes(split) for split in self.splits):
             raise self._absent(f"no scene of it in {root}, looked for {self.looked_for()}")
 
     def official(self, split: str) -> Sequence[str]:
         """The scenes that the split should have. Raises InputError on an unknown split."""
-        if split not in self._splits():
-            raise InputError(f"dataset {self.name} has no split {split!r}; use one of: {', '.join(self._splits())}")
+        if split not in self.splits:
+            raise InputError(f"dataset {self.name} has no split {split!r}; use one of: {', '.join(self.splits)}")
         return self.splits[split]
 
     def scenes(self, split: str = "test") -> Sequence[str]:
@@ -62,7 +62,7 @@ class OnDisk(Dataset):
 
     def looked_for(self) -> str:
         """What should lie in the root, as an example."""
-        scene = self.official(self._splits()[0])[0]
+        scene = self.official(next(iter(self.splits)))[0]
         return ", ".join(str(part.relative_to(self.root)) for part in self.parts(scene))
 
     @abstractmethod
@@ -72,9 +72,6 @@ class OnDisk(Dataset):
     @abstractmethod
     def view(self, scene: str, frame: str, picture: Picture) -> View:
         """One of `frames(scene)`, read."""
-
-    def _splits(self) -> list[str]:
-        return list(self.splits)
 
     def _lacks(self, scene: str) -> list[Path]:
         return [part.relative_to(self.root) for part in self.parts(scene) if not part.exists()]
