@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from quantvggt.serve import server
     except ImportError as error:
         raise InputError(f"serving needs more than is installed ({error}): pip install 'quantvggt[serve]'") from error
-    from quantvggt.checkpoint.load import image_size_of
+    from quantvggt.checkpoint.load import outline
     from quantvggt.serve.child import Child
     from quantvggt.serve.metrics import Metrics
     from quantvggt.serve.queue import Jobs
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     limits, key = _limits(args), _key(args.api_key_file)
     if key is None and args.host not in server.LOOPBACK:
         raise InputError(f"--host {args.host} lets others in: put an API key into {KEY_VARIABLE} or --api-key-file")
-    image_size_of(args.model)  # what is wrong with it is said now
+    outline(args.model)  # what is wrong with it is said now
     listener = server.listen(args.host, args.port)
     metrics = Metrics()
     worker = Child(partial(open_model, args.model, device_of(args), dtype_of(args)), limits.worker_bytes)

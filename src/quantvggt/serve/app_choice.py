@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantvggt.checkpoint.config import CONFIG_NAME, read_config
-from quantvggt.checkpoint.load import Precision, image_size_of
+from quantvggt.checkpoint.load import Precision, outline
 from quantvggt.checkpoint.locate import locate
 from quantvggt.checkpoint.packaged import NAMES
 from quantvggt.core.errors import InputError
@@ -29,7 +29,7 @@ class Choice:
 
 def precisions(model: str) -> list[str]:
     """What a model comes in, the first by default. Raises InputError if there is no such model."""
-    image_size_of(model)  # which fetches it, and says what is wrong with it
+    outline(model)  # which fetches it, and says what is wrong with it
     if model in NAMES:
         return [FULL, *SCHEMES]
     config = read_config(locate(model).parent / CONFIG_NAME)

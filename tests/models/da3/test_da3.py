@@ -18,10 +18,10 @@ from quantvggt.checkpoint.weights import TensorInfo
 from quantvggt.core.errors import InputError
 from quantvggt.models import Given
 from quantvggt.models.da3 import DA3, DA3Config
-from quantvggt.models.da3.cameras import as_trained, scale_between
+from quantvggt.models.da3.cameras import as_trained
 from quantvggt.models.da3.config import licence
 from quantvggt.models.da3.heads import ALIASES, far_sky
-from quantvggt.models.pose import quaternion_to_matrix
+from quantvggt.models.pose import quaternion_to_matrix, scale_between
 from quantvggt.scenes.clip import Clip
 
 IMAGES = torch.from_numpy(seeded.images("da3", 1, 4, 56, 42))
