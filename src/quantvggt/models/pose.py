@@ -45,13 +45,15 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 def scale_between(source: Tensor, target: Tensor) -> Tensor:
     """The scale of the similarity that takes the camera centres of `source` to those of `target`, both world-to-camera
-    [S, 3, 4], with least squared error; 1 where either stand in one place.
+    [S, 3, 4], with least squared error; 1 where either stand in one place, NaN where one isn't finite.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
     """
     a, b = (invert(extrinsics.double())[:, :, 3] for extrinsics in (source, target))
     a, b = a - a.mean(0), b - b.mean(0)
     spread = a.square().sum()
+    if not (spread + b.square().sum()).isfinite():
+        return torch.full_like(spread, torch.nan)
     left, stretch, right = torch.linalg.svd(b.T @ a)
     if torch.linalg.det(left @ right) < 0:
         stretch = stretch * stretch.new_tensor([1, 1, -1])

@@ -334,6 +334,22 @@ def test_who_can_be_told_nothing_says_so(config: Pi3Config, message: str) -> Non
         told(seeded_pi3(config), Given(depth=torch.ones(3, 42, 56)))
 
 
+def test_a_lens_that_is_none_is_refused() -> None:
+    lenses = torch.eye(3).repeat(3, 1, 1)
+    lenses[1, 0, 0] = 0
+    with pytest.raises(InputError, match="fx and fy above 0"):
+        told(seeded_pi3(CONFIG_X), Given(intrinsics=lenses))
+
+
+def test_cameras_are_told_to_a_model_that_sees_none() -> None:
+    """Numbers that aren't finite, which reconstruction leaves out; no error of the matrix library."""
+    model = seeded_pi3(CONFIG_X)
+    model.camera_head.fc_t.bias.data[:] = torch.nan
+    answers = told(model, given())
+    assert answers["extrinsics"].isfinite().all()
+    assert answers["depth"].isnan().all()
+
+
 # Precision
 
 

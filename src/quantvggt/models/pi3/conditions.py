@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantvggt.core.errors import InputError
 from quantvggt.models.given import Given
 from quantvggt.models.pi3.heads import EPS
 from quantvggt.models.pose import compose, invert
@@ -31,7 +32,7 @@ class Conditions:
 
     @classmethod
     def of(cls, given: Given, size: tuple[int, int]) -> "Conditions":
-        """A frame without any depth counts as one whose depth isn't known."""
+        """A frame without any depth counts as one whose depth isn't known. Raises InputError if a lens is none."""
         depth = rays = cameras = None
         unit = 1.0
         if given.depth is not None and (given.depth > 0).any():
@@ -39,6 +40,10 @@ class Conditions:
             unit = given.depth[known].double().mean().item() + _TINY
             depth = depth_channels(given.depth, unit), known.flatten(1).any(1)
         if given.intrinsics is not None:
+            if not (given.intrinsics.diagonal(dim1=-2, dim2=-1) > 0).all() or given.intrinsics.tril(-1).any():
+                raise InputError(
+                    "given intrinsics must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx and fy above 0"
+                )
             everywhere = torch.ones(len(given.intrinsics), dtype=torch.bool, device=given.intrinsics.device)
             rays = pixel_rays(given.intrinsics, size), everywhere
         if given.extrinsics is not None:
