@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 from quantvggt.core.errors import InputError
 from quantvggt.serve.child import Tell, Work
@@ -50,3 +51,34 @@ def starts_at_the_second_try(marker: str) -> Work:
         Path(marker).touch()
         os._exit(1)
     return obeys()
+
+
+def minds_names(model: str) -> Work:
+    """The real worker, but a job with slow.png never ends, and one with slow_once.png doesn't at its first try."""
+    from quantvggt.serve.worker import open_model
+
+    return _slowed(open_model(model, "cpu", None))
+
+
+def lists_files() -> Work:
+    """A worker without a model; the result has the files' names."""
+    return _slowed(_list)
+
+
+def _list(task: dict[str, Any], tell: Tell) -> Any:
+    with ZipFile(Path(task["folder"]) / "result.zip", "w") as archive:
+        archive.writestr("trajectory.txt", "\n".join(task["files"]))
+    return {"files": {"tum": "trajectory.txt"}}
+
+
+def _slowed(do: Work) -> Work:
+    def work(task: dict[str, Any], tell: Tell) -> Any:
+        marker = Path(task["folder"]) / "tried"
+        slow = "slow.png" in task["files"] or ("slow_once.png" in task["files"] and not marker.exists())
+        marker.touch()
+        while slow:
+            tell("running", 0.1)
+            time.sleep(0.01)
+        return do(task, tell)
+
+    return work

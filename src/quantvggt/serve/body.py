@@ -18,6 +18,7 @@ from quantvggt.serve.uploads import check_room, distinct, safe_name
 FILES_FIELD = "files"
 _MOST_FIELDS, _MOST_FIELD_BYTES = 16, 10_000
 _DRAINED_SECONDS, _DRAINED_BYTES = 2.0, 8 * MEBI
+_READ = "body_read"  # of a request's state: nothing is left to read
 CLOSE = {"Connection": "close"}
 
 
@@ -48,7 +49,9 @@ async def receive_files(request: Request, folder: Path, limits: Limits) -> tuple
 async def drain(request: Request) -> None:
     """Read on for a moment what is refused, so that its sender, who still writes, gets to read the answer."""
     read, deadline = 0, time.monotonic() + _DRAINED_SECONDS
-    while read < _DRAINED_BYTES and (left := deadline - time.monotonic()) > 0:
+    while (
+        not getattr(request.state, _READ, False) and read < _DRAINED_BYTES and (left := deadline - time.monotonic()) > 0
+    ):
         try:
             message = await asyncio.wait_for(request.receive(), left)
         except asyncio.TimeoutError:
@@ -78,6 +81,7 @@ class _Bounded:
                 "for all of it",
                 CLOSE,
             ) from None
+        setattr(self._request.state, _READ, not message.get("more_body", False))
         self._bytes += len(message.get("body", b""))
         if self._bytes > limits.request_bytes:
             raise _too_large(limits)
