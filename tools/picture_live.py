@@ -25,7 +25,7 @@ from quantvggt.serve.limits import Limits
 from quantvggt.viewer.live.server import LiveViewer
 
 SCENE, FRAMES = 12, 10  # the seed of a scene that took no part in training, as those of quantvggt demo
-SIZE = (1440, 800)
+SIZE = (1440, 720)
 APP_SIZE = (1280, 1130)
 COLOURS = 200  # of a picture, so that it stays small
 OPTIONS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")

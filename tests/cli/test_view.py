@@ -72,8 +72,8 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], scenes: list[str], tmp_pat
     assert "no checkpoint at" in mistake(capsys, "app", "--model", str(tmp_path / "gone"))
 
 
-def interrupted(words: list[str], *, expect: str) -> tuple[dict[str, object], str]:
-    """Start a command, open what it says once it has said so, press Ctrl-C: its JSON, and all that it said."""
+def interrupted(words: list[str], *, expect: str, number: int = signal.SIGINT) -> tuple[dict[str, object], str]:
+    """Start a command, open what it says once it has said so, send the signal: its JSON, and all that it said."""
     process = subprocess.Popen(
         [*COMMAND, *words, "--no-open", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -85,7 +85,7 @@ def interrupted(words: list[str], *, expect: str) -> tuple[dict[str, object], st
         said += line
     with urllib.request.urlopen(found[0], timeout=60) as answer:  # waits where it is only about to start
         assert expect in answer.read().decode()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said += process.stderr.read()
     assert process.wait(timeout=60) == 0, said
     assert process.stdout is not None
@@ -100,9 +100,11 @@ def test_two_scenes_are_shown_until_ctrl_c(scenes: list[str]) -> None:
     assert "median distance between the scenes" in said
 
 
-def test_the_app_runs_until_ctrl_c_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_app_runs_until_it_is_asked_to_end_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gradio", reason="no gradio: pip install 'quantvggt[app]'")
     monkeypatch.setitem(os.environ, "TMPDIR", str(tmp_path))
-    told, _ = interrupted(["app", "--port", "18220"], expect="gradio")
+    told, _ = interrupted(["app", "--port", "18220"], expect="gradio", number=signal.SIGTERM)
     assert told["models"] == ["vggt-nano"]
     assert [path.name for path in tmp_path.iterdir() if "torchinductor" not in path.name] == []  # that is PyTorch's

@@ -88,10 +88,13 @@ def _limits(args: argparse.Namespace) -> "Limits":
 
 def _serve(app: Any, listener: "socket.socket") -> None:
     import contextlib
+    import signal
     import sys
 
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
-    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(KeyboardInterrupt):
+    for number in (signal.SIGINT, signal.SIGTERM):  # which stop the server in good order, and come once more afterwards
+        signal.signal(number, lambda *_: None)
+    with contextlib.redirect_stdout(sys.stderr):
         server.run(sockets=[listener])

@@ -12,6 +12,7 @@ from quantvggt.core.errors import InputError
 
 if TYPE_CHECKING:
     from quantvggt.reconstruction.scene import Scene
+    from quantvggt.viewer.live.server import LiveViewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,14 +97,10 @@ def _live(args: argparse.Namespace, scenes: "list[Scene]") -> dict[str, Any]:
     with contextlib.redirect_stdout(sys.stderr):  # viser may have a word to say
         viewer = LiveViewer(scenes, titles, args.host, args.port, points)
         try:
-            say(f"{' and '.join(f'{count:,}' for count in viewer.points)} points at {viewer.address} (Ctrl-C ends it)")
-            if viewer.difference is not None:
-                say(f"median distance between the scenes: {viewer.difference.median:.3g} of the mean viewing distance")
-            elif viewer.incomparable:
-                say(viewer.incomparable)
-            if not args.no_open:
-                webbrowser.open(viewer.address)
             with contextlib.suppress(KeyboardInterrupt):
+                _tell(viewer)
+                if not args.no_open:
+                    webbrowser.open(viewer.address)
                 threading.Event().wait()
         finally:
             viewer.stop()
@@ -118,3 +115,11 @@ def _live(args: argparse.Namespace, scenes: "list[Scene]") -> dict[str, Any]:
         "difference": None if viewer.difference is None else viewer.difference.median,
         "scale": scale,
     }
+
+
+def _tell(viewer: "LiveViewer") -> None:
+    say(f"{' and '.join(f'{count:,}' for count in viewer.points)} points at {viewer.address} (Ctrl-C ends it)")
+    if viewer.difference is not None:
+        say(f"median distance between the scenes: {viewer.difference.median:.3g} of the mean viewing distance")
+    elif viewer.incomparable:
+        say(viewer.incomparable)

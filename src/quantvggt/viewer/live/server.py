@@ -127,6 +127,7 @@ class LiveViewer:
             pane.server.gui.main_panel.minimize()
             pane.server.gui.add_markdown("The panel of the first scene is for both.")
         if len(self.panes) == 2:
+            first.server.gui.main_panel.dock_left()  # beside the scene, not upon it
             for pane in self.panes:
                 pane.server.on_client_connect(self._link)
 
