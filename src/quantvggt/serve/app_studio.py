@@ -123,6 +123,7 @@ class Studio:
             self.sweep()
             token = secrets.token_urlsafe(24)
             folder = self.folder / token
+            told("looking at the files", 0.0)
             try:
                 names, frames = self._take_in(files, folder, frames, wanted)
                 against = full_precision(choice, self.reference) if compared else None
