@@ -34,3 +34,16 @@ def test_names_stay_names() -> None:
     evil = "`<img src=x onerror=alert(1)>`.jpg"
     text = made_text(Made("t", Path(), {}, {**FACTS, "left_out": [evil], "warnings": [evil]}, 1.0, incomparable=evil))
     assert text.count("` <img src=x onerror=alert(1)> .jpg`") == 3
+
+
+def test_a_visitor_stops_their_own_job() -> None:
+    from quantvggt.serve.app_page import _Stops
+
+    stops = _Stops()
+    ours, theirs = stops.begin("we"), stops.begin("they")
+    stops.stop("we")
+    stops.stop("we")
+    stops.stop("nobody")
+    assert ours.is_set()
+    assert not theirs.is_set()
+    assert not stops.begin("we").is_set()

@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from quantvggt.checkpoint.load import Precision
+from quantvggt.checkpoint.load import Precision, outline
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.metrics.drift import depth_change
 from quantvggt.evaluate.metrics.pose import pose_errors
@@ -188,7 +188,8 @@ class Studio:
         child.start()
         if not wanted():
             raise Unwanted
-        options = Options(formats=(PAGE, "npz", *DOWNLOADS), frames=frames)
+        mode = outline(choice.model).preprocessing
+        options = Options(formats=(PAGE, "npz", *DOWNLOADS), frames=frames, mode=mode)
         start = time.monotonic()
         facts = child.call(job_task(folder, names, asdict(options)), self.limits.job_seconds, wanted, told)
         return facts, time.monotonic() - start
