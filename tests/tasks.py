@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import torch
 
 
 def squaring(offset: int = 0) -> Callable[[int], Any]:
-    """13 fails, 7 ends the process, 100 says where it runs."""
+    """13 fails, 7 ends the process, 50 warns, 100 says where it runs."""
 
     def work(task: int) -> Any:
         if task == 13:
             raise ValueError("unlucky")
         if task == 7:
             os._exit(9)
+        if task == 50:
+            warnings.warn("it is late", stacklevel=2)
         if task == 100:
             return os.getpid(), torch.get_num_threads()
         return task**2 + offset

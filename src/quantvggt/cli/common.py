@@ -54,6 +54,38 @@ def parse_bytes(option: str, text: str) -> int:
     if match is None or (match[3] and not match[2]):
         raise InputError(f"{option} {text}: write a size, for example 650MB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " "))
+def load_model(args: argparse.Namespace) -> Any:
+    """The model that MODEL, --dtype and --device name."""
+    from quantvggt import api
+
+    return api.load(args.model, dtype=dtype_of(args), device=device_of(args))
+
+
+def add_place_options(parser: argparse._ActionsContainer) -> None:
+    """--workers, --ray and --threads: where many tasks are done."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share the work (default: this one alone); with --ray, over all machines (default: as many "
+        "as have room)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help='share the work on a Ray cluster: "auto" (the one that this machine is part of), host:port, or "local" '
+        "(pip install 'quantvggt[ray]'; docs/cluster.md)",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="of each worker (default: an equal share; with --ray all of the smallest machine)"
+    )
+
+
+def place_of(args: argparse.Namespace) -> Any:
+    """What --workers, --ray, --threads and --device say. Raises InputError if a number is out of range."""
+    from quantvggt.jobs.executor import Place
+
+    gpus = {"auto": None, "cpu": 0}.get(args.device, 1)
+    return Place(args.workers or 0, args.ray, args.threads, gpus)
 
 
 def require_free(path: str, overwrite: bool) -> Path:

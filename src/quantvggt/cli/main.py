@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from quantvggt import __version__
-from quantvggt.core.errors import InputError, QuantVGGTError
+from quantvggt.core.errors import IncompleteError, InputError, QuantVGGTError
 
 COMMANDS = {
     "demo": "see the whole job done on a small model: quantize, compare, reconstruct (a few minutes)",
@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"quantvggt {args.command}: {error}", file=sys.stderr)
         return 2
+    except IncompleteError as error:
+        if args.json:
+            print(json.dumps(error.result))
+        print(f"quantvggt {args.command}: {error}", file=sys.stderr)
+        return 1
     except QuantVGGTError as error:
         print(f"quantvggt {args.command}: {error}", file=sys.stderr)
         return 1

@@ -4,9 +4,11 @@ Ray (`pip install 'quantvggt[ray]'`) is imported when a cluster is asked for.
 """
 
 import socket
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -30,31 +32,38 @@ class Cluster(Executor[Task]):
 
     address: "auto" (the cluster that this machine is part of), host:port, or "local" (one of this machine alone, for
     as long as the work takes). threads: CPUs of each worker; None: all that the smallest machine has, or has for each
-    GPU. gpus: of each worker. most: workers at most.
+    GPU. gpus: of each worker, None: one if there are any, and then only machines with one work. most: workers at most.
     The machines need the same quantvggt as this one, and files under the same paths. A task whose worker or machine
     dies is done again elsewhere.
     Raises InputError if Ray isn't installed, there is no such cluster, or no machine has room for a worker.
     """
 
-    def __init__(self, address: str, setup: Setup, threads: int | None = None, gpus: int = 0, most: int = 1 << 30):
+    def __init__(
+        self, address: str, setup: Setup, threads: int | None = None, gpus: int | None = 0, most: int = 1 << 30
+    ) -> None:
         super().__init__(setup)
         self._ray = _require_ray()
-        self._most, self._gpus = most, gpus
+        self._most, self._gpus = most, gpus or 0
         self._workers: set[Any] = set()
         self._address = address
-        _connect(self._ray, address)
+        self._quiet = redirect_stdout(sys.stderr)  # Ray tells stdout that it has lost a machine; stdout is for results
+        self._quiet.__enter__()
         try:
+            _connect(self._ray, address)
+            if gpus is None:
+                self._gpus = int(any(has.get("GPU", 0) >= 1 for has in self._machines()))
             self._threads = threads or self._smallest()
             if not self._places():
                 raise InputError(f"no machine of the Ray cluster {address} has {self._need()}; ask for less")
-        except InputError:
-            self._ray.shutdown()
+        except BaseException:
+            self.close()
             raise
 
     def close(self) -> None:
         for worker in self._workers:
             self._ray.kill(worker)
         self._ray.shutdown()
+        self._quiet.__exit__(None, None, None)
 
     def run(self, tasks: Iterator[tuple[str, Task]]) -> Iterator[Outcome]:
         ray, errors = self._ray, import_module("ray.exceptions")
@@ -95,7 +104,10 @@ class Cluster(Executor[Task]):
                     lost = 0
                     _check_code(*result)
                 else:
-                    yield result
+                    outcome, warned = result
+                    for text in warned:
+                        warnings.warn(text, stacklevel=2)
+                    yield outcome
 
     def _start(self) -> Any:
         remote = self._ray.remote(num_cpus=self._threads, num_gpus=self._gpus, max_restarts=0)(_Worker)
@@ -170,8 +182,11 @@ class _Worker:
     def ready(self) -> tuple[str, str]:
         return self._where, code_digest()
 
-    def do(self, name: str, task: Any) -> Outcome:
-        return attempt(self._work, name, task)
+    def do(self, name: str, task: Any) -> tuple[Outcome, list[str]]:
+        """And the warnings that it gave."""
+        with warnings.catch_warnings(record=True) as given:
+            outcome = attempt(self._work, name, task)
+        return outcome, [f"on {self._where}: {warning.message}" for warning in given]
 
 
 def _check_code(where: str, digest: str) -> None:
@@ -187,7 +202,7 @@ def _connect(ray: Any, address: str) -> None:
         if ":" in address:  # Ray itself would try for a minute
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(**options, logging_level="ERROR")
+        ray.init(**options, logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"no Ray cluster at {address} ({reason}); start one, or use --ray {LOCAL}") from error

@@ -19,14 +19,14 @@ class Place:
 
     workers: processes of this machine, 0: none but this one; with `ray`, workers on all machines, 0: as many as have
     room. ray: the address of a cluster, see `jobs.cluster.Cluster`. threads: of each worker; None: what PyTorch has in
-    this process, else an equal share of the machine. gpus: of each worker of a cluster.
+    this process, else an equal share of the machine. gpus: of each worker of a cluster, None: one if it has any.
     Raises InputError if a number is negative.
     """
 
     workers: int = 0
     ray: str | None = None
     threads: int | None = None
-    gpus: int = 0
+    gpus: int | None = 0
 
     def __post_init__(self) -> None:
         if self.workers < 0:
