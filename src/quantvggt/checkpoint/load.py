@@ -82,7 +82,9 @@ def outline(name_or_path: str | os.PathLike[str]) -> Model:
     path = locate(name_or_path)
     weights = open_any(path)
     config = read_config(path.parent / CONFIG_NAME) or CheckpointConfig(infer_config(weights.infos))
-    return _empty_model(config, weights)
+    model = _empty_model(config, weights)
+    model.quantization = config.quantization
+    return model
 
 
 def infer_config(infos: dict[str, TensorInfo]) -> ModelConfig:

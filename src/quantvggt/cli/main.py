@@ -18,7 +18,7 @@ COMMANDS = {
     "select": "choose a calibration set from a pool of candidate clips: NFDS and other strategies",
     "quantize": "make a model small: W8A8, W4A8, W4A4, ...",
     "reconstruct": "photos or a video to cameras, depth, points (COLMAP, PLY, GLB) and a page to look at",
-    "evaluate": "measure a model on synthetic scenes with known truth, and its drift from full precision",
+    "evaluate": "measure models on scenes with truth, made or published, and their drift from full precision",
     "datasets": "the published datasets that evaluate knows, and whether one is all there",
     "benchmark": "latency and memory against float, the published code and torchao, side by side",
     "inspect": "list every quantizable layer: shape, bits, bytes, weight error, activation outliers",

@@ -47,9 +47,7 @@ def predict(
     frame by frame, so these frames answer as they would among all, and on a small model most of the time is saved.
     Raises InputError if the model has no camera or no depth head.
     """
-    missing = {"camera", "depth"} - set(model.heads)
-    if missing:
-        raise InputError(f"evaluation needs the camera and the depth head; this model has no {sorted(missing)[0]} head")
+    require_heads(model)
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(
@@ -59,6 +57,13 @@ def predict(
             return list(tqdm(done, total=len(clips), desc=label, unit="clip", disable=not progress))
     finally:
         torch.set_num_threads(threads)
+
+
+def require_heads(model: Model) -> None:
+    """Raises InputError if the model has no camera or no depth head."""
+    missing = {"camera", "depth"} - set(model.heads)
+    if missing:
+        raise InputError(f"evaluation needs the camera and the depth head; this model has no {sorted(missing)[0]} head")
 
 
 def score(

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantvggt.scenes.fingerprint import frame_prints
+
 _WITH_PATHS = ("frames", "unrelated")  # keys of a clip's source that may say where the user's files lie
 
 
@@ -50,6 +52,10 @@ class Clip:
             raise ValueError(f"shown must be bool {list(expected)}, got {self.shown.dtype} {list(self.shown.shape)}")
 
     def record(self) -> dict[str, Any]:
-        """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, but no paths."""
+        """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, but no paths.
+
+        fingerprints: of the frames' files (`frame_prints`), if they are there; a synthetic scene has its seed.
+        """
         told = {key: value for key, value in self.source.items() if key not in _WITH_PATHS}
-        return {**told, "frames": self.names}
+        prints = None if self.source.get("kind") == "synthetic" else frame_prints(self.source)
+        return {**told, "frames": self.names, **({} if prints is None else {"fingerprints": prints})}
