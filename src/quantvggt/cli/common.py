@@ -54,6 +54,8 @@ def parse_bytes(option: str, text: str) -> int:
     if match is None or (match[3] and not match[2]):
         raise InputError(f"{option} {text}: write a size, for example 650MB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " "))
+
+
 def load_model(args: argparse.Namespace) -> Any:
     """The model that MODEL, --dtype and --device name."""
     from quantvggt import api

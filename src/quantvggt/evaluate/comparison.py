@@ -26,11 +26,13 @@ from quantvggt.models.quantization import Quantization
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.datasets import Dataset, Drawn, Picture, open_dataset
 from quantvggt.scenes.fingerprint import frame_prints
+from quantvggt.scenes.preprocess import PATCH
 
 ROOMS = ("api", "checkpoint", "core", "evaluate", "kernels", "models", "nn", "reconstruction", "scenes")
 """Whose code a scene's numbers depend on."""
 MADE_FOR = 518
-"""Pixels, of the models that protocols prepare pictures for; others get them as much smaller as they are."""
+"""Pixels, of the models that protocols prepare pictures for."""
+VGGTS_OWN = "crop"
 
 Numbers = dict[str, Any]
 
@@ -47,6 +49,7 @@ class Entrant:
     device: str
     digest: str
     image_size: int
+    preprocessing: str
     quantization: Quantization | None
 
     @classmethod
@@ -55,7 +58,8 @@ class Entrant:
         empty = outline(name)
         require_heads(empty)
         path = os.path.abspath(os.path.expanduser(name)) if Path(name).expanduser().exists() else name
-        return cls(name, name, path, dtype, device, content_digest(name), empty.image_size, empty.quantization)
+        made_for = empty.image_size, empty.preprocessing
+        return cls(name, name, path, dtype, device, content_digest(name), *made_for, empty.quantization)
 
     def load(self) -> Model:
         """On the machine where it is called."""
@@ -77,9 +81,10 @@ class Comparison:
     reference: str | None = None
 
     def __post_init__(self) -> None:
-        sizes = {entrant.label: entrant.image_size for entrant in self.entrants}
-        if self.reference is not None and len(set(sizes.values())) > 1:
-            raise InputError(f"drift needs pictures of one size, the models take {sizes}; leave --reference out")
+        pictures = {entrant.label: (entrant.image_size, entrant.preprocessing) for entrant in self.entrants}
+        if self.reference is not None and len(set(pictures.values())) > 1:
+            told = ", ".join(f"{label} {size} pixels, {mode}" for label, (size, mode) in pictures.items())
+            raise InputError(f"drift needs the same pictures for all models, which take {told}; leave --reference out")
 
     def stores(self, folder: Path) -> dict[str, Store]:
         """Where each entrant's scenes are kept."""
@@ -152,17 +157,19 @@ def _measure(
     """The numbers by label, and the files that they are from."""
 
     @cache
-    def clip_of(size: int) -> Clip:
-        return dataset.clip(*ask.drawn, fitted(comparison.protocol.picture, size))
+    def clip_of(picture: Picture) -> Clip:
+        return dataset.clip(*ask.drawn, picture)
 
     @cache
     def answer_of(label: str) -> Prediction:
-        return predict(model_of(label), [clip_of(model_of(label).image_size)], progress=False)[0]
+        return predict(model_of(label), [clip_of(pictures[label])], progress=False)[0]
+
+    pictures = {e.label: fitted(comparison.protocol.picture, e) for e in comparison.entrants}
 
     numbers: dict[str, Numbers] = {}
     files = None
     for label in ask.labels:
-        clip, answer = clip_of(model_of(label).image_size), answer_of(label)
+        clip, answer = clip_of(pictures[label]), answer_of(label)
         files = _files(clip.source)
         measured = {**comparison.protocol.measure(answer, clip), "frames": len(clip.names)}
         measured["prints"] = frame_prints(clip.source)
@@ -174,13 +181,19 @@ def _measure(
     return numbers, files
 
 
-def fitted(picture: Picture, size: int) -> Picture:
-    """A picture prepared for models of another input size: as much smaller."""
+def fitted(picture: Picture, entrant: Entrant) -> Picture:
+    """How pictures are prepared for this model: as its family has it where the protocol has VGGT's own way, and smaller
+    by as much as the model is made for smaller ones."""
+    size = entrant.image_size
+    if picture.mode == VGGTS_OWN:
+        return Picture(size, entrant.preprocessing)
     if size == MADE_FOR:
         return picture
-    step = 1 if picture.mode == "pi3" else 14
-    sides = [side and max(14, round(side * size / MADE_FOR / step) * step) for side in (picture.size, picture.height)]
-    return Picture(sides[0] or size, picture.mode, sides[1])
+    step = 1 if picture.mode == "pi3" else PATCH
+    width, height = (
+        side and max(PATCH, round(side * size / MADE_FOR / step) * step) for side in (picture.size, picture.height)
+    )
+    return Picture(width or size, picture.mode, height)
 
 
 def refuse_overlap(entrant: Entrant, scene: str, numbers: Numbers) -> None:
