@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quantvggt.kernels import contract, ops, reference
 from quantvggt.nn.fused import LayerScale, linear_steps
 from quantvggt.nn.rope import RopeTables
+from quantvggt.nn.thinned import seen_by_others
 
 MLP_ROWS_PER_CHUNK = 8192
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # a block's linear layers, in the order in which they run
@@ -86,6 +87,13 @@ class Attention(nn.Module):
     `norm`, `gain` and `residual` are what stands around it in a block, see `linear_steps`.
     """
 
+    stride: int = 1
+    """Above 1, attention over several frames is thinned out, see `nn.thinned`."""
+    frame_tokens: int | None = None
+    special_tokens: int = 0
+    columns: int | None = None
+    """Of a frame's patches. Where nobody said (`mark_frames`), as in calibration, attention is exact."""
+
     def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -110,9 +118,14 @@ class Attention(nn.Module):
         cosine, sine = rope or (None, None)
         # The kernels have no gradient, and products in 16 bits: the reference is for training and for full precision.
         fast = qkv.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled()
-        step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine
+        step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine, self._seen(qkv)
         y = ops.attention(*step) if fast else reference.attention(contract.Attention(*step))
         return linear_steps(self.proj, y, gain=gain, residual=residual)
+
+    def _seen(self, qkv: Tensor) -> Tensor | None:
+        if self.stride == 1 or self.frame_tokens is None or self.columns is None or self.frame_tokens == qkv.shape[1]:
+            return None
+        return seen_by_others(self.frame_tokens, self.special_tokens, self.columns, self.stride, qkv.device)
 
 
 class Block(nn.Module):

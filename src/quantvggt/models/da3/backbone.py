@@ -67,7 +67,7 @@ class Backbone(nn.Module):
 
     def _forward(self, images: Tensor, layers: Collection[int], cameras: Tensor | None) -> dict[int, Tensor]:
         x, views = self.embed(images), self.views(images, cameras)
-        mark_frames(self, x.shape[2], NUM_SPECIAL)
+        mark_frames(self, x.shape[2], NUM_SPECIAL, images.shape[-1] // self.config.patch_size)
         local, kept = x, {}
         for index in range(max(layers) + 1):
             x = self.before(index, x, views)

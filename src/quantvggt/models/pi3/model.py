@@ -133,7 +133,7 @@ class Pi3(Model):
 
     def encode(self, images: Tensor, conditions: Conditions = NOTHING) -> Tensor:
         rows, columns = (side // self.patch_size for side in images.shape[-2:])
-        mark_frames(self, SPECIAL + rows * columns, SPECIAL)
+        mark_frames(self, SPECIAL + rows * columns, SPECIAL, columns)
         return torch.cat([self._encode(clip, conditions) for clip in images.split(1)])
 
     def _encode(self, clip: Tensor, conditions: Conditions) -> Tensor:

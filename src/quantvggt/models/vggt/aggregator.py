@@ -50,7 +50,7 @@ class Aggregator(nn.Module):
     def _forward(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         batch, frames, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
-        mark_frames(self, NUM_SPECIAL + rows * columns, NUM_SPECIAL)  # DINOv2 has as many special tokens
+        mark_frames(self, NUM_SPECIAL + rows * columns, NUM_SPECIAL, columns)  # DINOv2 has as many special tokens
         x = self.embed(images)
         rope = rope_tables(rows, columns, NUM_SPECIAL, self.head_dim, images.device)
         kept = {}
