@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantvggt.cli.common import (
     MODEL_HELP,
+    add_attention_option,
     add_device_options,
     add_place_options,
     load_model,
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-points", type=int, help="keep at most so many points, drawn at random (default: all)")
     _add_output_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
+    add_attention_option(parser)
     add_device_options(parser, dtype="auto")
     many = parser.add_argument_group("many scenes", "run again to go on with those that aren't finished")
     many.add_argument(
