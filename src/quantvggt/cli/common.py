@@ -42,8 +42,8 @@ def add_attention_option(parser: argparse.ArgumentParser) -> None:
         "--attention",
         default="exact",
         choices=("exact", "fast"),
-        help="fast: of other frames' patches a token sees a quarter, each for four; several times quicker from some ten "
-        "frames on (default %(default)s)",
+        help="fast: of other frames' patches a token sees a quarter, each for four; quicker the more frames there are "
+        "(default %(default)s)",
     )
 
 

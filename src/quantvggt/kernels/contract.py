@@ -216,7 +216,7 @@ class Attention:
             _set(self, "sine", sine)
         if self.seen is not None:
             seen = _tensor("seen", self.seen, (torch.float32,), qkv.device)
-            fits = seen.ndim == 1 and len(seen) and not qkv.shape[1] % len(seen)
+            fits = seen.ndim == 1 and len(seen) > 0 and not qkv.shape[1] % len(seen)
             if not fits or (self.cosine is not None and len(self.cosine) != len(seen)):
                 raise InputError(f"seen is [P] for frames of P tokens, got {list(seen.shape)} for {list(qkv.shape)}")
             _set(self, "seen", seen)
