@@ -3,9 +3,10 @@
     python benchmarks/families.py [--models SMALL,BASE] [--schemes w8a8,w4a4] [--frames 4] [--size 504x378]
         [--repeats 3]
 
-Weights are seeded, quantized with `best`, everything outside the trunk at w8a8. Sides take turns in processes of their
-own, as in `quantvggt benchmark`; the float model runs in bfloat16. With `--repeats 0` nothing is timed. Rows go to
-stderr as they are done, the last line is JSON. Takes a quarter of an hour on two cores.
+Weights are seeded, quantized by rounding to nearest at 8 bits and by `best` below, what lies outside the trunk at w8a8.
+Sides take turns in processes of their own, as in `quantvggt benchmark`; the float model runs in bfloat16. With
+`--repeats 0` nothing is timed. Rows go to stderr as they are done, the last line is JSON. Takes a quarter of an hour on
+two cores.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import quantvggt as qv
 from quantvggt.bench.run import Setting, benchmark
 from quantvggt.checkpoint.locate import stored_bytes
 from quantvggt.core.machine import processor
+from quantvggt.core.scheme import Scheme
 from quantvggt.models.da3 import DA3Config
 from quantvggt.models.seeded import seeded_model
 from quantvggt.scenes.synthetic import make_clips
@@ -33,12 +35,13 @@ def measure(name: str, scheme: str, setting: Setting) -> dict[str, Any]:
     """One row: a model of that size, quantized, against itself in bfloat16."""
     model = seeded_model(CONFIGS[name]())
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    small = qv.quantize(model, scheme, "best", CLIPS, rest="w8a8", progress=False)
+    method = "best" if Scheme.parse(scheme).weight_bits < 8 else "rtn"
+    small = qv.quantize(model, scheme, method, CLIPS, rest="w8a8", progress=False)
     del model
     with tempfile.TemporaryDirectory() as folder:
         path = str(qv.save(small, Path(folder) / "model"))
         del small
-        row = {"model": f"DA3-{name}", "scheme": scheme, "parameters": parameters}
+        row = {"model": f"DA3-{name}", "scheme": scheme, "method": method, "parameters": parameters}
         row |= {"float16_bytes": 2 * parameters, "checkpoint_bytes": stored_bytes(path)}
         if setting.repeats:
             ((timed,),) = benchmark(path, (), ["float"], setting, progress=False)

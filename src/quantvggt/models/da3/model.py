@@ -19,7 +19,7 @@ from quantvggt.models.da3.config import DA3Config
 from quantvggt.models.da3.heads import ALIASES, DepthRayHead, GaussianHead, MonocularHead, far_sky
 from quantvggt.models.da3.reference import find_strategy
 from quantvggt.models.dino import normalise
-from quantvggt.models.dpt import Layout, activate_depth, by_chunks
+from quantvggt.models.dpt import DPTHead, Layout, activate_depth, by_chunks
 from quantvggt.models.family import Model, Part
 from quantvggt.models.given import Given
 from quantvggt.models.pose import fields_of_view, scale_between
@@ -208,12 +208,15 @@ class DA3(Model):
     mixes = True
 
     def mix(self, products: torch.dtype) -> set[str]:
-        """Autocast over the backbone as in the published code, whose heads are float32."""
-        backbone = self.backbone.pretrained
-        self.products = backbone.products = products
+        """Autocast over the backbone as in the published code; dense heads in bfloat16 altogether, where published ones
+        are float32: they take most of the time and memory of small models. Cameras stay float32."""
+        self.products = self.backbone.pretrained.products = products
+        dense = (name for name, module in self.named_modules() if isinstance(module, DPTHead))
+        trunk = (
+            name
+            for name, module in self.named_modules()
+            if name.startswith("backbone.") and isinstance(module, nn.Linear | nn.Conv2d)
+        )
         return {
-            f"backbone.pretrained.{part}.{name}"
-            for part, module in backbone.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
-            for name, _ in module.named_parameters()
+            f"{part}.{name}" for part in (*dense, *trunk) for name, _ in self.get_submodule(part).named_parameters()
         }
