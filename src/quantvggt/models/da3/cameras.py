@@ -55,8 +55,8 @@ def decode(pose: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def as_trained(extrinsics: Tensor) -> Tensor:
-    """World-to-camera [S, 3, 4] in any world and unit as the encoder knows them: the first camera is the world, and the
-    median distance from it is 1 (distances below 0.1 in the median are left so small)."""
+    """World-to-camera [S, 3, 4] in any world and unit as the encoder knows them: the first camera is the world, and
+    translations are divided by the median of all distances from it, its own 0 among them, or by 0.1 if that is less."""
     bottom = extrinsics.new_tensor([[0.0, 0, 0, 1]])
     square = torch.cat((extrinsics, bottom.expand(len(extrinsics), 1, 4)), dim=1)
     seen = (square @ torch.cat((invert(extrinsics[0]), bottom)))[:, :3]
