@@ -8,6 +8,7 @@ from torch import Tensor
 
 from da3_recorded import Recording, read, recordings, seeded_model
 from quantvggt.models.da3 import DA3
+from quantvggt.models.da3.cameras import decode
 from quantvggt.models.da3.heads import MonocularHead
 from quantvggt.models.da3.reference import choose
 
@@ -63,7 +64,8 @@ def said(model: DA3, images: Tensor, cameras: Tensor | None, arguments: dict[str
     decoder = model.cam_dec
     last = model.last_output(features)[:, :, 0]
     found |= {"fov_before_relu": decoder.fc_fov[0](decoder.backbone(last)), "pose_enc": decoder(last)}
-    found |= {"extrinsics": answers.extrinsics, "intrinsics": answers.intrinsics, "depth_conf": answers.depth_conf}
+    found["extrinsics"], found["intrinsics"] = decode(found["pose_enc"], *images.shape[-2:])
+    found["depth_conf"] = answers.depth_conf
     found["ray"], found["ray_conf"] = model.rays(features, images)
     if cameras is not None:
         found["camera_condition_tokens"] = cameras

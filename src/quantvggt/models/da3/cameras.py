@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from quantvggt.models.da3.config import ENCODER_HEADS
-from quantvggt.models.pose import decode_pose, encode_pose, invert
+from quantvggt.models.pose import compose, decode_pose, encode_pose, invert
 from quantvggt.nn.block import Block, Mlp
 
 POSE_SIZE = 9
@@ -57,8 +57,6 @@ def decode(pose: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 def as_trained(extrinsics: Tensor) -> Tensor:
     """World-to-camera [S, 3, 4] in any world and unit as the encoder knows them: the first camera is the world, and
     translations are divided by the median of all distances from it, its own 0 among them, or by 0.1 if that is less."""
-    bottom = extrinsics.new_tensor([[0.0, 0, 0, 1]])
-    square = torch.cat((extrinsics, bottom.expand(len(extrinsics), 1, 4)), dim=1)
-    seen = (square @ torch.cat((invert(extrinsics[0]), bottom)))[:, :3]
+    seen = compose(extrinsics, invert(extrinsics[:1]))
     distance = invert(seen)[:, :, 3].norm(dim=-1).median().clamp(min=LEAST_DISTANCE)
     return torch.cat((seen[:, :, :3], seen[:, :, 3:] / distance), dim=-1)

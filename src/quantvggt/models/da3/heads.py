@@ -75,8 +75,8 @@ class DepthRayHead(DPTHead):
         self.scratch = RayPyramid(layout)
 
     def rays(self, tokens: Mapping[int, Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Direction and origin [n, 8h, 8w, 6] of each cell's ray, on 8 times the patches' grid, in the world of the
-        cameras; and how sure they are [n, 8h, 8w], 1 or more."""
+        """Direction and origin [n, 8h, 8w, 6] of each cell's ray, on 8 times the patches' grid, in the world that the
+        camera decoder means; and how sure they are [n, 8h, 8w], 1 or more."""
         x = self.scratch.output_conv1_aux[_RAY_LEVEL](self.scratch.fuse(self.levels(tokens, height, width), "_aux"))
         x = self.scratch.rays(self.placed(x, height, width)).float()
         return x[..., :RAY_SIZE], 1 + x[..., RAY_SIZE].exp()

@@ -22,7 +22,7 @@ from quantvggt.models.dino import normalise
 from quantvggt.models.dpt import DPTHead, Layout, activate_depth, by_chunks
 from quantvggt.models.family import Model, Part
 from quantvggt.models.given import Given
-from quantvggt.models.pose import fields_of_view, scale_between
+from quantvggt.models.pose import compose, fields_of_view, invert, scale_between
 
 Tokens = dict[int, Tensor]
 """{layer: [B, S, P, D]}, see `Backbone`."""
@@ -130,6 +130,7 @@ class DA3(Model):
         if "camera" in heads:
             pose = self.cam_dec(self.last_output(features)[:, :, 0].to(self.cam_dec.fc_t.weight.dtype))
             extrinsics, intrinsics = decode(pose, height, width)
+            extrinsics = compose(extrinsics, invert(extrinsics[:, :1]))
             answers = replace(answers, extrinsics=extrinsics, intrinsics=intrinsics, view=pose[..., 7:])
         if "depth" not in heads:
             return answers
