@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -146,7 +147,9 @@ def measure_all(comparison: Comparison, folder: Path, place: Place) -> Iterator[
 
 def measuring(comparison: Comparison) -> Callable[[Ask], Any]:
     """What a worker does: the models are loaded when a scene first needs them, and stay."""
-    dataset = open_dataset(comparison.protocol.dataset, comparison.root)
+    with warnings.catch_warnings():  # whoever drew the scenes has heard what the dataset lacks
+        warnings.simplefilter("ignore")
+        dataset = open_dataset(comparison.protocol.dataset, comparison.root)
     entrants = {entrant.label: entrant for entrant in comparison.entrants}
     return partial(_measure, comparison, dataset, cache(lambda label: entrants[label].load()))
 
