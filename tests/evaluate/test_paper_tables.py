@@ -1,4 +1,4 @@
-"""Every table of the paper, end to end: run on a miniature of its dataset by vggt-nano, beside the numbers of the paper."""
+"""Every table of the paper, end to end: on a miniature of its dataset by vggt-nano, beside the paper's numbers."""
 
 import json
 import shutil
