@@ -64,8 +64,9 @@ def names_of(rows: Sequence[Row]) -> list[str]:
 
 def _intervals(rows: Sequence[Row], columns: Sequence[Column], table: PaperTable | None) -> go.Figure:
     """A panel for each of the first numbers: every model's with its interval, and the published ones of its scheme."""
-    chosen = [column for column in columns if any(column.key in row["intervals"] for row in rows)][:PLOTTED]
-    chosen = chosen or list(columns[:PLOTTED])
+    stated = {key for row in table.rows for key in row.published} if table else set()
+    known = [column for column in columns if any(column.key in row["intervals"] for row in rows)] or columns
+    chosen = ([column for column in known if column.key in stated] or list(known))[:PLOTTED]
     names, colours = names_of(rows), method_colours(rows)
     figure = make_subplots(
         cols=len(chosen), subplot_titles=[column.title for column in chosen], shared_yaxes=True, horizontal_spacing=0.03
