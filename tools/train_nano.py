@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,6 @@ NANO = VGGTConfig(
 )
 READ_OUT_LAYERS = [2, 4]
 LAYERS = sorted({*NANO.layers_read, *READ_OUT_LAYERS})
-LENGTHS = [2, 3, 4, 4, 6, 6, 8, 8]  # frames per clip, one drawn per batch
 WEIGHTS = {
     "translation": 1.0, "quaternion": 1.0, "fov": 1.0, "turn": 1.0, "heading": 1.0,
     "depth": 0.5, "points": 0.5, "eye": 0.5, "place": 0.5,
@@ -57,34 +56,43 @@ WEIGHTS = {
 WARM_UP, HOLD = 0.03, 0.2  # shares of the time: rising until the first, falling from the second
 EMA_DECAY, EMA_EVERY = 0.99, 4
 LOG_SECONDS, SAVE_SECONDS, EVALUATE_SECONDS = 60, 180, 600
-PROBE_SEEDS = list(range(HELD_OUT_SEED + 1000, HELD_OUT_SEED + 1040))  # not those of the final figures
+PROBE_SEED = HELD_OUT_SEED + 1000  # first of the scenes looked at while training, not those of the final figures
 
 
 class Trainer:
     """The model, its average, the optimizers and the clock; `step` takes one batch."""
 
+    lengths: ClassVar = [2, 3, 4, 4, 6, 6, 8, 8]  # frames per clip, one drawn per batch
+    probes: ClassVar = {8: 40}  # frames per clip: held-out scenes that the log tells about
+
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, torch.device(args.device)
         self.rank, self.world = start(self.device)
         torch.manual_seed(args.seed)
-        self.model = VGGT(NANO)
-        if args.init:
-            self.model.load_state_dict(load(args.init, torch.float32).state_dict())
-        else:
-            for name, parameter in self.model.named_parameters():
-                if name.endswith(".gamma"):
-                    nn.init.constant_(parameter, 0.5)  # from scratch, branches must count at once
+        self.model = self.start()
         self.model.to(self.device, memory_format=torch.channels_last)
         self.read_out = ReadOut(2 * NANO.embed_dim, READ_OUT_LAYERS, NANO.patch_size).to(self.device)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.optimizers = self._optimizers()
         self.steps, self.frames, self.elapsed, self.streams = 0, 0, 0.0, 0
 
+    def start(self) -> VGGT:
+        """The model that training starts from; what needs no gradient in it stays as it is."""
+        model = VGGT(NANO)
+        if self.args.init:
+            model.load_state_dict(load(self.args.init, torch.float32).state_dict())
+        else:
+            for name, parameter in model.named_parameters():
+                if name.endswith(".gamma"):
+                    nn.init.constant_(parameter, 0.5)  # from scratch, branches must count at once
+        return model
+
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the alternating-attention blocks, AdamW for everything else."""
-        in_blocks = [p for name, p in self.model.named_parameters() if "_blocks." in name and p.ndim == 2]
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        in_blocks = [p for name, p in named.items() if "_blocks." in name and p.ndim == 2]
         taken = {id(p) for p in in_blocks}
-        rest = [p for p in (*self.model.parameters(), *self.read_out.parameters()) if id(p) not in taken]
+        rest = [p for p in (*named.values(), *self.read_out.parameters()) if id(p) not in taken]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.02},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
@@ -171,6 +179,9 @@ class Trainer:
         }
         with atomic_file(out / "state.pt") as path:
             torch.save(state, path)
+        self.save_model(out)
+
+    def save_model(self, out: Path) -> None:
         save(self.averaged(torch.float16), out / "vggt-nano", overwrite=True)
 
     def resume(self) -> None:
@@ -198,7 +209,7 @@ def train(trainer: Trainer) -> None:
     trainer.streams += 1  # a resumed training draws other scenes, and so does each process
     stream = (args.seed * 100 + trainer.streams) * trainer.world + trainer.rank
     torch.manual_seed(stream)
-    batches = iter(loader(args.frames, LENGTHS, stream, args.workers))
+    batches = iter(loader(args.frames, trainer.lengths, stream, args.workers))
     sums: dict[str, Tensor] = {}
     count, since, logged = 0, time.monotonic(), trainer.elapsed
     saved = evaluated = trainer.elapsed
@@ -228,15 +239,16 @@ def train(trainer: Trainer) -> None:
 
 
 def log_evaluation(trainer: Trainer) -> None:
-    row = evaluate(trainer.averaged(), PROBE_SEEDS, 8, trainer.device)
-    row = {name: round(value, 4) for name, value in row.items()}
-    row = {"minutes": round(trainer.elapsed / 60, 1), "steps": trainer.steps, "frames": trainer.frames} | row
-    print("held out:", json.dumps(row))
+    seen = {"minutes": round(trainer.elapsed / 60, 1), "steps": trainer.steps, "frames": trainer.frames}
+    for frames, scenes in trainer.probes.items():
+        seeds = list(range(PROBE_SEED, PROBE_SEED + scenes))
+        row = evaluate(trainer.averaged(), seeds, frames, trainer.device)
+        row = {name: round(value, 4) for name, value in row.items()}
+        print(f"held out, {frames} frames:", json.dumps(seen | row))
 
 
-def main() -> None:
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(doc: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--out", required=True, help="folder for the state and the checkpoint")
     parser.add_argument("--minutes", type=float, default=100, help="training time; the schedule ends with it")
     parser.add_argument("--init", help='start from this model, such as "vggt-nano", not from scratch')
@@ -249,14 +261,19 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
+    return parser
+
+
+def run(kind: type[Trainer], args: argparse.Namespace) -> None:
+    """Train as the options say, from the start or on."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if args.threads:
         torch.set_num_threads(args.threads)
-    trainer = Trainer(args)
+    trainer = kind(args)
     if args.resume:
         trainer.resume()
     train(trainer)
 
 
 if __name__ == "__main__":
-    main()
+    run(Trainer, options(__doc__).parse_args())
