@@ -33,6 +33,13 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -79,6 +86,22 @@ def read_picture(path: Path) -> Picture:
     """
     with open_image(path) as (image, orientation):
         return replace(upright(image, orientation), animated=has_more_frames(image))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of the upright picture, from its header where that tells. Raises InputError as `read_picture`."""
+    check_file(path)
+    if (kind := content_of(path)) in ("heif", "avif"):
+        _prepare_heif(path, kind)
+    try:
+        with ExitStack() as stack:
+            image = _opened(path, stack)
+            turned = _TURNS.get(_orientation_of(image)) in _SIDEWAYS
+            return (image.height, image.width) if turned else image.size
+    except InputError:
+        raise
+    except Exception:  # what is wrong with the header, reading the whole picture tells, or finds a way around
+        return read_image(path).size
 
 
 @contextmanager
@@ -157,6 +180,15 @@ def _decoded(path: Path) -> Iterator[tuple[Image.Image, int | None]]:
 
 def _load(file: Path | IO[bytes], stack: ExitStack) -> Image.Image:
     """Open and decode; the stack closes the image."""
+    image = _opened(file, stack)
+    if image.width * image.height > _LARGE:
+        stack.enter_context(_decoding_large)
+    image.load()
+    return image
+
+
+def _opened(file: Path | IO[bytes], stack: ExitStack) -> Image.Image:
+    """Its header read, nothing decoded."""
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     with _opening:
@@ -174,9 +206,6 @@ def _load(file: Path | IO[bytes], stack: ExitStack) -> Image.Image:
             f"cannot read image {name}: its header says {width}x{height} pixels, more than {_MOST_PIXELS // 10**6} "
             "million; scale it down, or leave it out if it is damaged"
         )
-    if width * height > _LARGE:
-        stack.enter_context(_decoding_large)
-    image.load()
     return image
 
 

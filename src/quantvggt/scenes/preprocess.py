@@ -5,7 +5,7 @@ original picture too: `pixel_in_clip = pixel_in_original * scale + offset`, pixe
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -150,7 +150,13 @@ def to_clip(
     """
     warn_if_cut(frames)
     warn_if_single(len(frames), what)
-    frames = to_common_size(frames, MODES[source["mode"]].joint)
+    return stacked(to_common_size(frames, MODES[source["mode"]].joint), names, source, described)
+
+
+def stacked(
+    frames: Sequence[Fitted], names: list[str], source: dict[str, Any], described: Sequence[dict[str, Any]]
+) -> Clip:
+    """A clip of pictures that are of one size already."""
     mapped = [{**known, **frame.mapping()} for known, frame in zip(described, frames, strict=True)]
     return Clip(
         images=torch.stack([frame.pixels for frame in frames]),
@@ -160,7 +166,7 @@ def to_clip(
     )
 
 
-def _shown(frames: list[Fitted]) -> Tensor | None:
+def _shown(frames: Sequence[Fitted]) -> Tensor | None:
     if all(frame.shown is None for frame in frames):
         return None
     shown = torch.zeros(len(frames), *frames[0].pixels.shape[-2:], dtype=torch.bool)
@@ -175,13 +181,20 @@ def to_common_size(frames: list[Fitted], joint: Callable[[int, int], int]) -> li
     shapes = {(frame.pixels.shape[1], frame.pixels.shape[2]) for frame in frames}
     if len(shapes) == 1:
         return frames
-    height, width = (reduce(joint, sides) for sides in zip(*shapes, strict=True))
-    sizes = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
-    how = "padded with white" if joint is max else "cut"
-    warnings.warn(
-        f"the images differ in shape after resizing ({sizes}); all are {how} to {width}x{height}", stacklevel=4
-    )
+    height, width = common_size(shapes, joint)
     return [centred(frame, height, width) for frame in frames]
+
+
+def common_size(shapes: Collection[tuple[int, int]], joint: Callable[[int, int], int]) -> tuple[int, int]:
+    """Height and width for frames of these, see `Mode.joint`; warns when they differ."""
+    height, width = (reduce(joint, sides) for sides in zip(*shapes, strict=True))
+    if len(set(shapes)) > 1:
+        sizes = ", ".join(f"{w}x{h}" for h, w in sorted(set(shapes)))
+        how = "padded with white" if joint is max else "cut"
+        warnings.warn(
+            f"the images differ in shape after resizing ({sizes}); all are {how} to {width}x{height}", stacklevel=5
+        )
+    return height, width
 
 
 def warn_if_single(count: int, what: str) -> None:
