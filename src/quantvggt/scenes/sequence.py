@@ -82,11 +82,11 @@ class PhotoFrames(Frames):
         self.key = [self.source, [_stamp(path) for path in self._paths]]
 
     def __iter__(self) -> Iterator[Frame]:
-        """A few files are decoded ahead, at once."""
+        """A few files are decoded ahead, at once; for `quiet_pillow` the caller cares."""
         lost = []
         places = iter(zip(self._paths, self._names, strict=True))
         ahead = min(8, usable_cpus())
-        with quiet_pillow(), ThreadPoolExecutor(max_workers=ahead) as pool:
+        with ThreadPoolExecutor(max_workers=ahead) as pool:
             waiting = deque(pool.submit(self._read, *place) for place, _ in zip(places, range(ahead), strict=False))
             while waiting:
                 found = waiting.popleft().result()

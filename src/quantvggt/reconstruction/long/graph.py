@@ -17,8 +17,8 @@ Array = NDArray[np.float64]
 
 
 class Edge(NamedTuple):
-    """motion: takes points of chunk `second` into chunk `first`. size: how far points of `second` typically lie from
-    its origin, which makes shifts and turns comparable. deviation: of the motion, as a share of that."""
+    """motion: takes points of node `second` into the world of node `first`. size: how far points of `second` typically
+    lie apart, which makes shifts and turns comparable. deviation: of the motion, as a share of that."""
 
     first: int
     second: int
@@ -27,42 +27,45 @@ class Edge(NamedTuple):
     deviation: float
 
 
-def chained(edges: Sequence[Edge], count: int) -> list[Similarity]:
-    """From each of `count` chunks into the first, along the edges k, k + 1."""
-    steps = {edge.first: edge.motion for edge in edges if edge.second == edge.first + 1}
-    worlds = [IDENTITY]
-    for chunk in range(count - 1):
-        worlds.append(worlds[-1].after(steps[chunk]))
-    return worlds
-
-
 def solve(edges: Sequence[Edge], count: int) -> list[Similarity]:
-    """From each chunk into the first's world: the chain, or where there are more edges what agrees best with all.
+    """From each of `count` nodes into the world of node 0: along the edges, or where there are more than it takes to
+    reach every node, what agrees best with all of them.
 
-    An edge's residual is what is left of the motion between its chunks when its own is taken off: the turn as a vector
+    An edge's residual is what is left of the motion between its nodes when its own is taken off: the turn as a vector
     in radians, the shift in the edge's unit, the logarithm of the scale, all over its deviation, under Huber's loss.
+    Edges come in an order in which each node but the first is reached from those before it.
     """
-    start = chained(edges, count)
+    start = _spread(edges, count)
     if len(edges) < count:
         return start
     pattern = lil_matrix((FREEDOM * len(edges), FREEDOM * (count - 1)), dtype=int)
     for row, edge in enumerate(edges):
-        for chunk in (edge.first, edge.second):
-            if chunk:
-                rows, columns = (slice(FREEDOM * place, FREEDOM * (place + 1)) for place in (row, chunk - 1))
+        for node in (edge.first, edge.second):
+            if node:
+                rows, columns = (slice(FREEDOM * place, FREEDOM * (place + 1)) for place in (row, node - 1))
                 pattern[rows, columns] = 1
 
     def worlds(x: Array) -> list[Similarity]:
-        return [start[0], *(world.after(_small(step)) for world, step in zip(start[1:], x.reshape(-1, 7), strict=True))]
+        steps = map(_small, x.reshape(-1, FREEDOM))
+        return [start[0], *(world.after(step) for world, step in zip(start[1:], steps, strict=True))]
 
     def residuals(x: Array) -> Array:
         found = worlds(x)
-        left = (_numbers(_left(edge, found), edge.size) / edge.deviation for edge in edges)
-        return np.concatenate(list(left))
+        return np.concatenate([_numbers(_left(edge, found), edge.size) / edge.deviation for edge in edges])
 
     zeros = np.zeros(FREEDOM * (count - 1))
     solution = least_squares(residuals, zeros, jac_sparsity=pattern.tocsr(), loss="huber", max_nfev=MOST_ROUNDS)
     return worlds(solution.x)
+
+
+def _spread(edges: Sequence[Edge], count: int) -> list[Similarity]:
+    worlds = {0: IDENTITY}
+    for edge in edges:
+        if edge.second not in worlds:
+            worlds[edge.second] = worlds[edge.first].after(edge.motion)
+        elif edge.first not in worlds:
+            worlds[edge.first] = worlds[edge.second].after(edge.motion.inverse())
+    return [worlds[node] for node in range(count)]
 
 
 def _left(edge: Edge, worlds: Sequence[Similarity]) -> Similarity:
