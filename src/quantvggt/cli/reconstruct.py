@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.cli.long import add_long_options, finish, plan_of, points, record, run_chunks
 from quantvggt.scenes.preprocess import MODES
 
 FORMATS = ("cameras", "colmap", "ply", "glb", "depth", "npz", "nerfstudio", "tum")
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-points", type=int, help="keep at most so many points, drawn at random (default: all)")
     _add_output_options(parser)
+    add_long_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
     add_device_options(parser, dtype="auto")
 
@@ -121,10 +123,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
     from quantvggt.checkpoint.load import outline
     from quantvggt.reconstruction.cameras import read_cameras
-    from quantvggt.reconstruction.export import ExportOptions, check_formats, export, points_of
+    from quantvggt.reconstruction.export import ExportOptions, check_formats, export
     from quantvggt.reconstruction.lens import read_intrinsics
     from quantvggt.reconstruction.refine import refine, require_pycolmap
-    from quantvggt.scenes.open import load_clip
+    from quantvggt.scenes.open import open_frames
     from quantvggt.viewer.page import write_page
 
     formats = check_formats(name.strip() for name in args.formats.split(",") if name.strip())
@@ -146,40 +148,50 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     output = require_free(args.output, args.overwrite)
     source = args.source[0] if len(args.source) == 1 else args.source
     # Pictures before the model: what is wrong with them is said at once, not after a minute of loading.
-    asked = outline(args.model)
+    asked = outline(args.model, dtype_of(args), device_of(args))
     if cameras is not None:
         asked.require_takes(cameras.gives)
     mode = args.mode or asked.preprocessing
-    clip = load_clip(source, args.frames, args.rate, mode, asked.image_size, args.every, args.skip_unreadable)
+    frames = open_frames(source, args.frames, args.rate, mode, asked.image_size, args.every, args.skip_unreadable)
+    chunking, expected = plan_of(args, asked, frames)
+    clip = None if chunking is not None else frames.load()
     for given in (known, cameras):
-        if given is not None:
+        if given is not None and clip is not None:
             given.of(clip)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
-    height, width = clip.images.shape[-2:]
-    say(f"{len(clip.names)} frames of {width}x{height}; running {args.model}")
+    height, width = frames.size
+    say(f"running {args.model}")
     start = time.perf_counter()
-    scene = api.reconstruct(model, clip, points=args.points, model_name=args.model, intrinsics=known, cameras=cameras)
+    if clip is None:
+        assert chunking is not None
+        scene = run_chunks(args, model, frames, chunking, known)
+        left_out = scene.provenance["chunking"]["left_out"]
+    else:
+        scene = api.reconstruct(model, clip, args.points, model_name=args.model, intrinsics=known, cameras=cameras)
+        left_out = [name for name in clip.names if name not in scene.names]
     seconds = time.perf_counter() - start
     refined = None
     if args.refine:
         refinement = refine(scene)
         scene, refined = refinement.scene, refinement.record()
         say(refinement.summary())
-    cloud = points_of(scene, options)
+    cloud = points(scene, options, chunking)
     written = export(scene, output, formats, options, args.overwrite, cloud)
     page = output / "scene.html"
     write_page(scene, page, f"{len(scene.names)} frames by {args.model}", min_confidence=args.min_confidence)
+    finish(output)
     say(f"{len(cloud):,} points in {seconds:.1f} s. Open {page} in a browser. Written:")
     for name, path in written.items():
         say(f"  {name:10} {path}")
     return {
         "output": str(output),
         "frames": len(scene.names),
-        "left_out": [name for name in clip.names if name not in scene.names],
+        "left_out": left_out,
         "height": height,
         "width": width,
         "points": len(cloud),
         "seconds": seconds,
         "refined": refined,
+        **record(chunking, expected, scene),
         "files": {**{name: str(path) for name, path in written.items()}, "page": str(page)},
     }

@@ -67,7 +67,7 @@ class Known:
     @property
     def key(self) -> list[Any]:
         """JSON-able; the same for the same intrinsics."""
-        given = [["", self.everywhere], *sorted(self.by_name.items()), *sorted(self.by_size.items())]
+        given: list[Any] = [["", self.everywhere], *sorted(self.by_name.items()), *sorted(self.by_size.items())]
         return [[name, None if lens is None else lens.tolist()] for name, lens in given]
 
     def of(self, clip: Clip) -> NDArray[np.float64]:

@@ -89,7 +89,8 @@ def read_picture(path: Path) -> Picture:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of the upright picture, from its header where that tells. Raises InputError as `read_picture`."""
+    """Width and height of the upright picture, from its header where that tells. Raises InputError as `read_picture`
+    does."""
     check_file(path)
     if (kind := content_of(path)) in ("heif", "avif"):
         _prepare_heif(path, kind)

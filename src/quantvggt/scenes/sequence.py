@@ -18,7 +18,19 @@ from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.images import clip_of_files
 from quantvggt.scenes.names import frame_names, image_names, printable
 from quantvggt.scenes.picture import picture_size, quiet_pillow, read_picture
-from quantvggt.scenes.preprocess import MODES, Fitted, centred, common_size, fit, frame_mappings, stacked
+from quantvggt.scenes.preprocess import (
+    MODES,
+    Fitted,
+    centred,
+    common_size,
+    cut_share,
+    fit,
+    frame_mappings,
+    stacked,
+    warn_if_cut,
+    warn_if_shapes_differ,
+)
+from quantvggt.scenes.video import Frame as Decoded
 from quantvggt.scenes.video import fitted, load_video, open_film, sharpest, windows_of
 
 
@@ -77,40 +89,43 @@ class PhotoFrames(Frames):
                         raise
         if not shapes:
             raise InputError(f"none of {len(self._paths)} images can be read; the first: {printable(self._paths[0])}")
-        self.size = common_size(shapes, MODES[mode].joint)
+        self._shapes, self._joint = shapes, MODES[mode].joint
+        self.size = common_size(shapes, self._joint)
         self.count, self.source = len(shapes), {"kind": "images", "mode": mode, "size": size}
         self.key = [self.source, [_stamp(path) for path in self._paths]]
 
     def __iter__(self) -> Iterator[Frame]:
         """A few files are decoded ahead, at once; for `quiet_pillow` the caller cares."""
-        lost = []
+        warn_if_shapes_differ(self._shapes, self._joint)
+        lost, cut = list[str](), list[float]()
         places = iter(zip(self._paths, self._names, strict=True))
         ahead = min(8, usable_cpus())
         with ThreadPoolExecutor(max_workers=ahead) as pool:
             waiting = deque(pool.submit(self._read, *place) for place, _ in zip(places, range(ahead), strict=False))
             while waiting:
-                found = waiting.popleft().result()
+                path, name, found = waiting.popleft().result()
                 if (place := next(places, None)) is not None:
                     waiting.append(pool.submit(self._read, *place))
-                if isinstance(found, Frame):
-                    yield found
+                if isinstance(found, Fitted):
+                    cut.append(cut_share(found))
+                    yield Frame(name, centred(found, *self.size), {"path": str(path)})
                 else:
                     lost.append(str(found))
+        warn_if_cut(cut)
         if lost:
             warnings.warn(f"{len(lost)} of {len(self._paths)} images are left out: {lost[0]}", stacklevel=2)
 
     def load(self) -> Clip:
         return clip_of_files(self._paths, self.source["mode"], self.source["size"], self._skip)
 
-    def _read(self, path: Path, name: str) -> Frame | InputError:
+    def _read(self, path: Path, name: str) -> tuple[Path, str, Fitted | InputError]:
         try:
             picture = read_picture(path)
         except InputError as error:
             if self._skip:
-                return error
+                return path, name, error
             raise
-        frame = fit(picture.rgb, self.source["mode"], self.source["size"], picture.alpha)
-        return Frame(name, centred(frame, *self.size), {"path": str(path)})
+        return path, name, fit(picture.rgb, self.source["mode"], self.source["size"], picture.alpha)
 
 
 class FilmFrames(Frames):
@@ -129,15 +144,17 @@ class FilmFrames(Frames):
         self._path = path
         self._film = open_film(path)
         self._windows = windows_of(self._film, frames, rate, every)
-        _, first = next(iter(sharpest(self._film, self._windows[:1])), (0, None))
-        if first is None:
+        if not self._first():
             self._film.find_usable()
             self._windows = windows_of(self._film, frames, rate, every)
-            _, first = next(iter(sharpest(self._film, self._windows[:1])))
-        height, width = fitted(first, mode, size).pixels.shape[1:]
+        height, width = fitted(self._first()[0], mode, size).pixels.shape[1:]
         self.size, self.count = (height, width), len(self._windows)
         self.source = {"kind": "video", "mode": mode, "size": size}
         self.key = [self.source, _stamp(path), frames, rate, every]
+
+    def _first(self) -> list[Decoded]:
+        """The frame that comes first, if it can be decoded."""
+        return [frame for _, frame in sharpest(self._film, self._windows[:1])]
 
     def __iter__(self) -> Iterator[Frame]:
         came = 0

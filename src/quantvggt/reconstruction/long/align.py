@@ -1,7 +1,5 @@
 """The similarity between two chunks, from the points of the frames that both have seen."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,15 +14,7 @@ MAD_TO_SIGMA = 1.4826
 Array = NDArray[np.float64]
 
 
-class Alignment(NamedTuple):
-    """motion: takes the source's points to the target's. error: median distance of the points that it leaves, as a
-    share of the median of their distances from the target's centre."""
-
-    motion: Similarity
-    error: float
-
-
-def align(source: Array, target: Array, weights: Array) -> Alignment:
+def align(source: Array, target: Array, weights: Array) -> Similarity:
     """The similarity between two sets [N, 3] of the same points, N >= 3, with weights [N] >= 0 of which not all are 0.
 
     Iteratively reweighted least squares: `umeyama` again and again, each point's weight lowered as Huber's loss lowers
@@ -39,10 +29,7 @@ def align(source: Array, target: Array, weights: Array) -> Alignment:
             break
         robust = weights * np.minimum(1.0, HUBER * sigma / np.maximum(residual, 1e-300))
         motion = _least(source, target, robust)
-    left = np.median(np.linalg.norm(motion.apply(source) - target, axis=1))
-    if not extent > 0:
-        raise QuantVGGTError("the points of frames that two chunks share lie in one place: they can't be aligned")
-    return Alignment(motion, float(left) / extent)
+    return motion
 
 
 def _least(source: Array, target: Array, weights: Array) -> Similarity:

@@ -22,7 +22,7 @@ class Chunk:
 
     names, about (where each was read from, with its mapping) and images uint8 [n, H, W, 3] of these frames; the arrays
     are a Scene's. keys: the places of some of them, features: float32 [len(keys), D], what the model sees in each of
-    these alone.
+    these alone. left_out: names of frames of which the model said nothing finite.
     """
 
     frames: list[int]
@@ -36,23 +36,32 @@ class Chunk:
     points: Floats
     points_conf: Floats
     provenance: dict[str, Any]
+    left_out: list[str]
     keys: list[int]
     features: Floats
 
     @classmethod
-    def of(cls, scene: Scene, frames: Sequence[int], keys: Sequence[int], features: Floats) -> "Chunk":
+    def of(
+        cls, scene: Scene, frames: Sequence[int], left_out: list[str], keys: Sequence[int], features: Floats
+    ) -> "Chunk":
         """frames: the places of the scene's frames."""
         source = scene.provenance.get("source", {})
         provenance = {key: value for key, value in scene.provenance.items() if key != "source"}
         provenance["source"] = {key: value for key, value in source.items() if key != "frames"}
         about = source.get("frames", [{} for _ in frames])
-        arrays = {name: getattr(scene, name) for name in ("images", *ARRAYS)}
-        return cls(list(frames), scene.names, about, **arrays, provenance=provenance, keys=list(keys), features=features)
+        arrays: dict[str, Any] = {name: getattr(scene, name) for name in ("images", *ARRAYS)}
+        known: dict[str, Any] = {
+            "provenance": provenance,
+            "left_out": left_out,
+            "keys": list(keys),
+            "features": features,
+        }
+        return cls(list(frames), scene.names, about, **arrays, **known)
 
     def only(self, frames: Sequence[int]) -> "Chunk":
         """With these of its places alone, ascending; without features."""
         rows = [self.row(frame) for frame in frames]
-        arrays = {name: getattr(self, name)[rows] for name in ("images", *ARRAYS)}
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in ("images", *ARRAYS)}
         names, about = [self.names[row] for row in rows], [self.about[row] for row in rows]
         return replace(self, frames=list(frames), names=names, about=about, keys=[], features=NO_FEATURES, **arrays)
 
@@ -64,7 +73,7 @@ class Chunk:
 def write_chunk(store: Store, name: str, chunk: Chunk) -> None:
     """Raises InputError if the folder can't be written."""
     tensors = {key: torch.from_numpy(getattr(chunk, key)) for key in ("images", "features", *ARRAYS)}
-    values = {key: getattr(chunk, key) for key in ("frames", "names", "about", "provenance", "keys")}
+    values = {key: getattr(chunk, key) for key in ("frames", "names", "about", "provenance", "left_out", "keys")}
     store.write_tensors(name, tensors, values)
 
 
@@ -74,4 +83,5 @@ def read_chunk(store: Store, name: str) -> Chunk | None:
     if kept is None:
         return None
     tensors, values = kept
-    return Chunk(**values, **{key: tensor.numpy() for key, tensor in tensors.items()})
+    arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in tensors.items()}
+    return Chunk(**values, **arrays)

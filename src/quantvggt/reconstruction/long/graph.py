@@ -12,19 +12,19 @@ from scipy.spatial.transform import Rotation
 from quantvggt.core.similarity import IDENTITY, Similarity
 
 FREEDOM = 7  # of a similarity: turn, shift, logarithm of the scale
-MOST_ROUNDS = 100
+OUTLIER = 0.25
+"""A residual beyond it isn't drift."""
 Array = NDArray[np.float64]
 
 
 class Edge(NamedTuple):
     """motion: takes points of node `second` into the world of node `first`. size: how far points of `second` typically
-    lie apart, which makes shifts and turns comparable. deviation: of the motion, as a share of that."""
+    lie apart, which makes shifts and turns comparable."""
 
     first: int
     second: int
     motion: Similarity
     size: float
-    deviation: float
 
 
 def solve(edges: Sequence[Edge], count: int) -> list[Similarity]:
@@ -32,7 +32,8 @@ def solve(edges: Sequence[Edge], count: int) -> list[Similarity]:
     reach every node, what agrees best with all of them.
 
     An edge's residual is what is left of the motion between its nodes when its own is taken off: the turn as a vector
-    in radians, the shift in the edge's unit, the logarithm of the scale, all over its deviation, under Huber's loss.
+    in radians, the shift in the edge's unit, the logarithm of the scale; under Huber's loss, all alike: how well points
+    agree says little of a motion, whose error is mostly how chunks are bent as a whole.
     Edges come in an order in which each node but the first is reached from those before it.
     """
     start = _spread(edges, count)
@@ -51,10 +52,10 @@ def solve(edges: Sequence[Edge], count: int) -> list[Similarity]:
 
     def residuals(x: Array) -> Array:
         found = worlds(x)
-        return np.concatenate([_numbers(_left(edge, found), edge.size) / edge.deviation for edge in edges])
+        return np.concatenate([_numbers(_left(edge, found), edge.size) for edge in edges])
 
     zeros = np.zeros(FREEDOM * (count - 1))
-    solution = least_squares(residuals, zeros, jac_sparsity=pattern.tocsr(), loss="huber", max_nfev=MOST_ROUNDS)
+    solution = least_squares(residuals, zeros, jac_sparsity=pattern.tocsr(), loss="huber", f_scale=OUTLIER)
     return worlds(solution.x)
 
 

@@ -1,6 +1,7 @@
 """Any number of frames to one Scene: chunks, their motions, loops, and all of it resumable."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from quantvggt.reconstruction.long.chunk import NO_FEATURES, Chunk, read_chunk, 
 from quantvggt.reconstruction.long.graph import Edge, solve
 from quantvggt.reconstruction.long.loops import features_of, key_places, likely_loops
 from quantvggt.reconstruction.long.mixed import Mix, agreeing, clip_of, loop, overview
+from quantvggt.reconstruction.long.rate import remember_rate
 from quantvggt.reconstruction.long.shared import edge_between
 from quantvggt.reconstruction.long.windows import ahead, how_many, windows
 from quantvggt.reconstruction.scene import Scene
@@ -96,12 +98,12 @@ class _Run:
         total = count + (count > 1) * self.chunking.loops
         with tqdm(total=total, desc="chunks", unit="chunk", disable=not self.progress) as bar:
             count = self._chunks(bar)
-            owned, edges, described = self._neighbours(count)
+            owned, edges, described, left_out = self._neighbours(count)
             accepted = 0
             if self.chunking.loops and count > 1:
                 edges, accepted = self._loops(owned, edges, described, count, bar)
         worlds = solve(edges, count + accepted)
-        about = {**asdict(self.chunking), "chunks": count, "loops": accepted}
+        about = {**asdict(self.chunking), "chunks": count, "loops": accepted, "left_out": left_out}
         return assemble(self._each(count), owned, worlds, self.work / "scene", {"chunking": about})
 
     def _chunks(self, bar: Any) -> int:
@@ -121,23 +123,31 @@ class _Run:
     def _predicted(self, clip: Clip, places: list[int], described: bool) -> Chunk:
         """described: with features of key frames."""
         lenses = None if self.intrinsics is None else self.intrinsics.of(clip)
+        start = time.perf_counter()
         scene = predict.reconstruct(self.model, clip, self.points, self.model_name, lenses)
+        remember_rate(self.model, len(clip.names), scene.size, time.perf_counter() - start)
         kept = [places[clip.names.index(name)] for name in scene.names]
         keys = key_places(len(clip.names)) if described and self.chunking.loops else []
         features = features_of(self.model, clip.images[keys]) if keys else NO_FEATURES
-        return Chunk.of(scene, kept, [places[key] for key in keys], features)
+        left_out = [name for name in clip.names if name not in scene.names]
+        return Chunk.of(scene, kept, left_out, [places[key] for key in keys], features)
 
-    def _neighbours(self, count: int) -> tuple[dict[int, list[int]], list[Edge], list[tuple[list[int], Any]]]:
-        """What each chunk contributes, the motions along the chain, key frames and their features."""
+    def _neighbours(
+        self, count: int
+    ) -> tuple[dict[int, list[int]], list[Edge], list[tuple[list[int], Any]], list[str]]:
+        """What each chunk contributes, the motions along the chain, key frames and their features, and the names of
+        frames that no chunk could say anything of."""
         edges, places, described = list[Edge](), list[list[int]](), list[tuple[list[int], Any]]()
-        before = None
+        before, names, left_out = None, set[str](), list[str]()
         for number, chunk in enumerate(self._each(count)):
             if before is not None:
                 edges.append(edge_between(before, chunk, (number - 1, number)))
             places.append(chunk.frames)
             described.append((chunk.keys, chunk.features))
+            names |= set(chunk.names)
+            left_out += chunk.left_out
             before = chunk
-        return owners(places), edges, described
+        return owners(places), edges, described, [name for name in dict.fromkeys(left_out) if name not in names]
 
     def _loops(
         self,

@@ -9,8 +9,6 @@ from quantvggt.reconstruction.long.graph import Edge
 
 SAMPLES = 40_000
 """Pixels that an alignment looks at, at most."""
-SMALLEST_DEVIATION = 0.005
-"""Of an edge: points may agree better than the frames' places do."""
 
 
 def shared_frames(first: Chunk, second: Chunk) -> list[int]:
@@ -26,9 +24,9 @@ def edge_between(first: Chunk, second: Chunk, names: tuple[int, int]) -> Edge:
     a, b, weights = _points(first, second)
     if len(a) < 3:
         raise QuantVGGTError("two neighbouring chunks share no frame with points; give more --overlap")
-    motion, error = align(b, a, weights)
+    motion = align(b, a, weights)
     size = float(np.median(np.linalg.norm(b - np.median(b, axis=0), axis=1)))
-    return Edge(*names, motion, size, max(error, SMALLEST_DEVIATION))
+    return Edge(*names, motion, size)
 
 
 def _points(first: Chunk, second: Chunk) -> tuple[Array, Array, Array]:
@@ -42,7 +40,7 @@ def _points(first: Chunk, second: Chunk) -> tuple[Array, Array, Array]:
         for chunk, row in zip((first, second), rows, strict=True)
     )
     known = (sure_a > 0) & (sure_b > 0)
-    a, b, sure_a, sure_b = (values[known] for values in (a, b, sure_a, sure_b))
+    a, b, sure_a, sure_b = a[known], b[known], sure_a[known], sure_b[known]
     if not len(a):
         return a, b, sure_a.astype(np.float64)
     kept = (sure_a >= np.median(sure_a)) & (sure_b >= np.median(sure_b))

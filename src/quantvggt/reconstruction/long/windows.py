@@ -10,8 +10,8 @@ Numbered = list[tuple[int, T]]
 
 
 def windows(items: Iterable[T], size: int, overlap: int) -> Iterator[Numbered[T]]:
-    """Runs of `size` items with their places, each sharing `overlap` with the one before; the last one, which ends where
-    the items end, may share more. All items if there are no more than `size`. 1 <= overlap < size."""
+    """Runs of `size` items with their places, each sharing `overlap` with the one before; the last one, which ends
+    where the items end, may share more. All items if there are no more than `size`. 1 <= overlap < size."""
     held: deque[tuple[int, T]] = deque(maxlen=size)
     fresh, wanted = 0, size
     for numbered in enumerate(items):

@@ -1,0 +1,114 @@
+"""What `reconstruct` does where the frames are too many for one go."""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantvggt.cli.common import device_of, say
+from quantvggt.core.errors import InputError
+
+if TYPE_CHECKING:
+    from quantvggt.models import Model
+    from quantvggt.reconstruction.export import ExportOptions
+    from quantvggt.reconstruction.lens import Known
+    from quantvggt.reconstruction.long.estimate import Estimate
+    from quantvggt.reconstruction.long.run import Chunking
+    from quantvggt.reconstruction.points import PointCloud
+    from quantvggt.reconstruction.scene import Scene
+    from quantvggt.scenes.sequence import Frames
+
+UNITS = {"GB": 10**9, "MB": 10**6, "GIB": 2**30, "MIB": 2**20}
+
+
+def add_long_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-memory",
+        type=bytes_of,
+        metavar="SIZE",
+        help="what this may take, such as 8GB; frames that don't fit at once run in overlapping chunks (default: what "
+        "the machine or its container has free)",
+    )
+    parser.add_argument("--chunk", type=int, metavar="N", help="at most N frames at once (default: as memory allows)")
+    parser.add_argument("--overlap", type=int, metavar="N", help="frames that chunks share (default: a third)")
+    parser.add_argument(
+        "--no-loops", action="store_true", help="don't look for places that the frames come back to, and join the ends"
+    )
+
+
+def bytes_of(text: str) -> int:
+    """ "8GB", "500MB", "7.5GiB". Raises argparse's error for anything else."""
+    word = text.strip().upper()
+    for unit, size in UNITS.items():
+        try:
+            number = float(word.removesuffix(unit))
+        except ValueError:
+            continue
+        if word.endswith(unit) and 0 < number < 10**6:
+            return int(number * size)
+    raise argparse.ArgumentTypeError(f"{text!r} is no size; give one such as 8GB or 500MB")
+
+
+def plan_of(args: argparse.Namespace, outline: "Model", frames: "Frames") -> "tuple[Chunking | None, Estimate | None]":
+    """How the frames will be taken, None: all at once; and what that takes, which is said.
+
+    Raises InputError if they can't be, before anything is loaded.
+    """
+    import torch
+
+    from quantvggt.reconstruction.long.estimate import estimate, plan
+    from quantvggt.reconstruction.long.rate import rate_of
+
+    count, size = frames.count, frames.size
+    chunking = plan(outline, count, size, args.max_memory, args.chunk, args.overlap, not args.no_loops)
+    if chunking is not None:
+        for name, what in (("refine", "bundle adjustment"), ("cameras", "known cameras")):
+            if getattr(args, name, None):
+                raise InputError(
+                    f"--{name}: {what} of chunks isn't there; leave it out, or use fewer frames (--frames)"
+                )
+    found = estimate(outline, count, size, chunking, rate_of(outline, torch.device(device_of(args))))
+    expected = f", {found} expected" if found else ""
+    if chunking is None:
+        say(f"{count} frames of {size[1]}x{size[0]} at once{expected}")
+    else:
+        say(
+            f"{count} frames of {size[1]}x{size[0]} in chunks of {chunking.size}, {chunking.overlap} of them shared"
+            f"{expected}"
+        )
+    return chunking, found
+
+
+def work_folder(output: Path) -> Path:
+    """Where chunks are kept until the scene is written."""
+    return output.with_name(f"{output.name}.work")
+
+
+def run_chunks(
+    args: argparse.Namespace, model: "Model", frames: "Frames", chunking: "Chunking", known: "Known | None"
+) -> "Scene":
+    """The scene; its arrays lie in `work_folder`, from where the same command goes on after an interruption."""
+    from quantvggt.reconstruction.long.run import reconstruct_long
+
+    work = work_folder(Path(args.output).expanduser())
+    say(f"finished chunks are kept in {work}: the same command goes on from there")
+    return reconstruct_long(model, frames, work, chunking, args.points, args.model, known)
+
+
+def points(scene: "Scene", options: "ExportOptions", chunking: "Chunking | None") -> "PointCloud":
+    """The points that are written."""
+    from quantvggt.reconstruction.export import points_of
+    from quantvggt.reconstruction.long.cloud import cloud_of
+
+    return points_of(scene, options) if chunking is None else cloud_of(scene, options, chunking.size)
+
+
+def finish(output: Path) -> None:
+    """The scene is written: what it was made from goes."""
+    shutil.rmtree(work_folder(output), ignore_errors=True)
+
+
+def record(chunking: "Chunking | None", found: "Estimate | None", scene: "Scene") -> dict[str, Any]:
+    """For --json."""
+    expected = None if found is None else {"bytes": found.bytes, "seconds": found.seconds}
+    return {"estimate": expected, "chunking": None if chunking is None else scene.provenance["chunking"]}
