@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class PhotoFrames(Frames):
         places = iter(zip(self._paths, self._names, strict=True))
         ahead = min(8, usable_cpus())
         with ThreadPoolExecutor(max_workers=ahead) as pool:
-            waiting = deque(pool.submit(self._read, *place) for place, _ in zip(places, range(ahead), strict=False))
+            waiting = deque(pool.submit(self._read, *place) for place in islice(places, ahead))
             while waiting:
                 path, name, found = waiting.popleft().result()
                 if (place := next(places, None)) is not None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from quantvggt.jobs.store import Store
 from quantvggt.reconstruction.scene import Scene
+from quantvggt.scenes.preprocess import frame_mappings
 
 Floats = NDArray[np.float32]
 ARRAYS = ("extrinsics", "intrinsics", "depth", "depth_conf", "points", "points_conf")
@@ -48,7 +49,7 @@ class Chunk:
         source = scene.provenance.get("source", {})
         provenance = {key: value for key, value in scene.provenance.items() if key != "source"}
         provenance["source"] = {key: value for key, value in source.items() if key != "frames"}
-        about = source.get("frames", [{} for _ in frames])
+        about = frame_mappings(source, len(frames)) or [{} for _ in frames]
         arrays: dict[str, Any] = {name: getattr(scene, name) for name in ("images", *ARRAYS)}
         known: dict[str, Any] = {
             "provenance": provenance,

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from quantvggt.core.errors import InputError
 from quantvggt.core.memory import available_bytes, resident_bytes
 from quantvggt.models import Model
@@ -58,8 +60,8 @@ def largest_chunk(outline: Model, count: int, size: tuple[int, int], memory: int
         needed = estimate(outline, least, size, None, 1.0)
         assert needed is not None
         raise InputError(
-            f"{least} frames of {size[1]}x{size[0]} need {needed.bytes / 1e9:.1f} GB, there are {memory / 1e9:.1f} GB: "
-            "use a model with fewer bits, or a machine with more memory"
+            f"{least} frames of {size[1]}x{size[0]} need {needed.bytes / 1e9:.2f} GB beside what the program holds, of "
+            f"which {max(0, memory) / 1e9:.2f} GB are left: allow more memory, or use a model with fewer bits"
         )
     low, high = least, count
     while low < high:
@@ -76,17 +78,20 @@ def plan(
     chunk: int | None = None,
     overlap: int | None = None,
     loops: bool = True,
+    device: str | torch.device = "cpu",
 ) -> Chunking | None:
     """The chunks that `count` frames are best taken in, None: all at once.
 
-    most_bytes: what the process may hold, weights included; None: what the machine or its container has free.
-    chunk, overlap: as the user wants them. Raises InputError if they don't fit together, or memory isn't enough.
+    most_bytes: what the process, or its part of a GPU, may hold, weights included; None: what `device`, or the machine
+    and its container, have free. chunk, overlap: as the user wants them. Raises InputError if they don't fit together,
+    or memory isn't enough.
     """
-    allowed = available_bytes() if most_bytes is None else most_bytes - resident_bytes()
-    fitting = count
-    if allowed is not None and outline.device.type in ("cpu", "meta"):
-        fitting = largest_chunk(outline, count, size, int(allowed * (1 - KEPT_FREE)))
-    if chunk is not None and chunk > fitting:
+    if torch.device(device).type == "cuda":
+        allowed: int | None = torch.cuda.mem_get_info(device)[0] if most_bytes is None else most_bytes
+    else:
+        allowed = available_bytes() if most_bytes is None else most_bytes - resident_bytes()
+    fitting = count if allowed is None else largest_chunk(outline, count, size, int(allowed * (1 - KEPT_FREE)))
+    if chunk is not None and min(chunk, count) > fitting:
         raise InputError(f"--chunk {chunk}: memory is enough for {fitting} frames at once; give that or less")
     if chunk is None and fitting >= count:
         return None

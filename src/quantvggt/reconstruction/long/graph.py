@@ -13,7 +13,8 @@ from quantvggt.core.similarity import IDENTITY, Similarity
 
 FREEDOM = 7  # of a similarity: turn, shift, logarithm of the scale
 OUTLIER = 0.25
-"""A residual beyond it isn't drift."""
+"""A residual of which little is drift: those far beyond it hardly pull."""
+MOST_ROUNDS = 50
 Array = NDArray[np.float64]
 
 
@@ -32,8 +33,8 @@ def solve(edges: Sequence[Edge], count: int) -> list[Similarity]:
     reach every node, what agrees best with all of them.
 
     An edge's residual is what is left of the motion between its nodes when its own is taken off: the turn as a vector
-    in radians, the shift in the edge's unit, the logarithm of the scale; under Huber's loss, all alike: how well points
-    agree says little of a motion, whose error is mostly how chunks are bent as a whole.
+    in radians, the shift in the edge's unit, the logarithm of the scale; under Cauchy's loss, all alike: how well
+    points agree says little of a motion, whose error is mostly how chunks are bent as a whole.
     Edges come in an order in which each node but the first is reached from those before it.
     """
     start = _spread(edges, count)
@@ -55,7 +56,9 @@ def solve(edges: Sequence[Edge], count: int) -> list[Similarity]:
         return np.concatenate([_numbers(_left(edge, found), edge.size) for edge in edges])
 
     zeros = np.zeros(FREEDOM * (count - 1))
-    solution = least_squares(residuals, zeros, jac_sparsity=pattern.tocsr(), loss="huber", f_scale=OUTLIER)
+    solution = least_squares(
+        residuals, zeros, jac_sparsity=pattern.tocsr(), loss="cauchy", f_scale=OUTLIER, max_nfev=MOST_ROUNDS
+    )
     return worlds(solution.x)
 
 

@@ -52,5 +52,5 @@ def _kept() -> dict[str, Any]:
 
 def _kind(model: Model, device: torch.device) -> str:
     scheme = model.quantization.scheme.name if model.quantization else "float"
-    where = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return f"{where} {torch.get_num_threads()} {type(model).__name__} {model.products or model.dtype} {scheme}"
