@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,20 @@ import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 import quantvggt as qv
 from quantvggt.core.machine import environment
 from quantvggt.core.similarity import umeyama
+from quantvggt.jobs.store import Store
 from quantvggt.models import Model
 from quantvggt.reconstruction import predict
 from quantvggt.reconstruction.geometry import camera_centres
+from quantvggt.reconstruction.long.assemble import owners
+from quantvggt.reconstruction.long.chunk import Chunk, read_chunk
+from quantvggt.reconstruction.long.graph import solve
 from quantvggt.reconstruction.long.run import Chunking, reconstruct_long
+from quantvggt.reconstruction.long.shared import edge_between
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.open import open_frames
 from quantvggt.scenes.sequence import ClipFrames
@@ -64,18 +71,37 @@ def accuracy(model: Model, clip: Clip, chunking: Chunking) -> dict[str, float]:
         some = Clip(clip.images[torch.from_numpy(rows)], [clip.names[row] for row in rows])
         return ate(camera_centres(predict.reconstruct(model, some).extrinsics), truth[rows])
 
-    size, count = chunking.size, len(clip.names)
-    starts = range(0, count - size + 1, size - chunking.overlap)
-    row = {
-        "chunk": float(np.sqrt(np.mean([alone(np.arange(start, start + size)) ** 2 for start in starts]))),
-        "at once": alone(np.linspace(0, count - 1, size).round().astype(np.intp)),
-    }
+    spread = np.linspace(0, len(clip.names) - 1, chunking.size).round().astype(np.intp)
     with tempfile.TemporaryDirectory() as work:
-        for name, loops in (("chain", False), ("loops", True)):
-            joined = Chunking(size, chunking.overlap, loops)
-            scene = reconstruct_long(model, ClipFrames(clip), f"{work}/{name}", joined, progress=False)
-            row[name] = ate(camera_centres(scene.extrinsics), truth)
-    return row
+        scene = reconstruct_long(model, ClipFrames(clip), work, chunking, progress=False)
+        chunks = kept_chunks(Path(work))
+        inside = [ate(camera_centres(chunk.extrinsics), truth[chunk.frames]) for chunk in chunks]
+        return {
+            "chunk": float(np.sqrt(np.mean(np.square(inside)))),
+            "at once": alone(spread),
+            "chain": ate(chained(chunks), truth),
+            "loops": ate(camera_centres(scene.extrinsics), truth),
+        }
+
+
+def kept_chunks(work: Path) -> list[Chunk]:
+    """What a finished run has left in its folder."""
+    files = sorted(work.glob("chunk_*.safetensors"))
+    with safe_open(files[0], "pt") as file:
+        store = Store(work, file.metadata()["task"])
+    return [chunk for file in files if (chunk := read_chunk(store, file.name)) is not None]
+
+
+def chained(chunks: list[Chunk]) -> NDArray[np.float64]:
+    """The centres of all cameras, chunks joined along the chain alone."""
+    edges = [edge_between(a, b, (k, k + 1)) for k, (a, b) in enumerate(pairwise(chunks))]
+    worlds = solve(edges, len(chunks))
+    owned = owners([chunk.frames for chunk in chunks])
+    centres = [
+        world.apply(camera_centres(chunk.only(owned.get(number, [])).extrinsics))
+        for number, (chunk, world) in enumerate(zip(chunks, worlds, strict=True))
+    ]
+    return np.concatenate(centres)
 
 
 def write_video(clip: Clip, path: Path, size: tuple[int, int]) -> None:

@@ -22,7 +22,7 @@ from nano.data import Batch
 from nano.lowrank import make_trainable, overlay, ranks
 from quantvggt.checkpoint.config import CONFIG_NAME
 from quantvggt.checkpoint.load import load
-from quantvggt.checkpoint.packaged import NANO, OVERLAY_NAME, packaged_weights
+from quantvggt.checkpoint.packaged import LONG, NANO, OVERLAY_NAME, packaged_weights
 from quantvggt.core.files import atomic_folder
 from quantvggt.models import VGGT
 from train_nano import Trainer, options, run
@@ -50,7 +50,7 @@ class LongTrainer(Trainer):
         return model.eval()
 
     def save_model(self, out: Path) -> None:
-        with atomic_folder(out / "vggt-nano-long") as folder:
+        with atomic_folder(out / LONG) as folder:
             save_file(overlay(self.averaged().cpu(), self.original), folder / OVERLAY_NAME)
             shutil.copy(packaged_weights(NANO).parent / CONFIG_NAME, folder / CONFIG_NAME)
 

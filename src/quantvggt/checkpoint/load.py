@@ -35,7 +35,7 @@ def load(
 ) -> Model:
     """Load a model for inference.
 
-    name_or_path: "vggt-nano" or "vggt-nano-heavy" (come with the package); a file .safetensors, .pt, .pth or
+    name_or_path: a name in `packaged.NAMES` (come with the package); a file .safetensors, .pt, .pth or
         .bin; a folder with one of `checkpoint.hub.WEIGHTS_NAMES`, an index of several files among them; a Hugging
         Face hub id such as "facebook/VGGT-1B". A config.json in our format beside the weights says what they are;
         without one they must be VGGT-1B, with all or some heads. A prefix that all names share is taken off where

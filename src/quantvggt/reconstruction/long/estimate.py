@@ -79,18 +79,21 @@ def plan(
     overlap: int | None = None,
     loops: bool = True,
     device: str | torch.device = "cpu",
+    loaded: int = 0,
 ) -> Chunking | None:
     """The chunks that `count` frames are best taken in, None: all at once.
 
     most_bytes: what the process, or its part of a GPU, may hold, weights included; None: what `device`, or the machine
-    and its container, have free. chunk, overlap: as the user wants them. Raises InputError if they don't fit together,
-    or memory isn't enough.
+    and its container, have free. loaded: bytes of the model's weights that are there already. chunk, overlap: as the user wants
+    them. Raises InputError if they don't fit together, or memory isn't enough.
     """
     if torch.device(device).type == "cuda":
         allowed: int | None = torch.cuda.mem_get_info(device)[0] if most_bytes is None else most_bytes
     else:
         allowed = available_bytes() if most_bytes is None else most_bytes - resident_bytes()
-    fitting = count if allowed is None else largest_chunk(outline, count, size, int(allowed * (1 - KEPT_FREE)))
+    fitting = count
+    if allowed is not None:
+        fitting = largest_chunk(outline, count, size, loaded + int(allowed * (1 - KEPT_FREE)))
     if chunk is not None and min(chunk, count) > fitting:
         raise InputError(f"--chunk {chunk}: memory is enough for {fitting} frames at once; give that or less")
     if chunk is None and fitting >= count:
