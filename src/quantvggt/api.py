@@ -184,8 +184,8 @@ def reconstruct_long(
     known = read_intrinsics(intrinsics) if isinstance(intrinsics, str) else intrinsics
     choice = (frames, rate, mode or model.preprocessing, model.image_size, every, skip_unreadable)
     sequence = ClipFrames(source) if isinstance(source, Clip) else open_frames(source, *choice)
-    held = sum(value.nbytes for value in model.state_dict().values())
-    chunking = plan(model, sequence.count, sequence.size, max_memory, chunk, overlap, loops, model.device, held)
+    taken = sequence.reading - sum(value.nbytes for value in model.state_dict().values())
+    chunking = plan(model, sequence.count, sequence.size, max_memory, chunk, overlap, loops, model.device, taken)
     if chunking is None:
         return reconstruct(model, sequence.load(), points, model_name=model_name, intrinsics=known)
     return run.reconstruct_long(model, sequence, work, chunking, points, model_name, known, progress)

@@ -61,14 +61,15 @@ def plan_of(args: argparse.Namespace, outline: "Model", frames: "Frames") -> "tu
 
     count, size = frames.count, frames.size
     device, wanted = device_of(args), (args.max_memory, args.chunk, args.overlap, not args.no_loops)
-    chunking = plan(outline, count, size, *wanted, device)
+    chunking = plan(outline, count, size, *wanted, device, frames.reading)
     if chunking is not None:
         for name, what in (("refine", "bundle adjustment"), ("cameras", "known cameras")):
             if getattr(args, name, None):
                 raise InputError(
                     f"--{name}: {what} of chunks isn't there; leave it out, or use fewer frames (--frames)"
                 )
-    found = estimate(outline, count, size, chunking, rate_of(outline, torch.device(device)))
+    rate = rate_of(outline, torch.device(device))
+    found = estimate(outline, count, size, chunking, rate, frames.reading)
     expected = f", {found} expected" if found else ""
     if chunking is None:
         say(f"{count} frames of {size[1]}x{size[0]} at once{expected}")

@@ -34,6 +34,11 @@ from quantvggt.scenes.preprocess import (
 from quantvggt.scenes.video import Frame as Decoded
 from quantvggt.scenes.video import fitted, load_video, open_film, sharpest, windows_of
 
+AHEAD = 8
+"""Photos that are decoded at once, at most."""
+_PER_PIXEL = 8  # bytes of a photo that is decoded and resized
+_PER_FILM_PIXEL = 100  # bytes of a video's picture: its decoder holds dozens of frames, of 1.5 bytes a pixel
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -47,12 +52,13 @@ class Frame:
 class Frames(ABC):
     """A sequence of frames of one size.
 
-    count: at most so many will come, damaged ones may be missing; size: (height, width); source: as a clip's, without
-    its frames; key: JSON-able, the same for the same frames.
+    count: at most so many will come, damaged ones may be missing; size: (height, width); reading: bytes that reading
+    them takes, about; source: as a clip's, without its frames; key: JSON-able, the same for the same frames.
     """
 
     count: int
     size: tuple[int, int]
+    reading: int
     source: dict[str, Any]
     key: Any
 
@@ -79,12 +85,14 @@ class PhotoFrames(Frames):
     def __init__(self, paths: Sequence[Path], mode: str, size: int, skip_unreadable: bool = False) -> None:
         self._paths, self._skip = list(paths), skip_unreadable
         self._names = image_names(self._paths)
-        shapes = []
+        shapes, pixels = list[tuple[int, int]](), 0
         with quiet_pillow():
             for path in self._paths:
                 try:
-                    width, height = MODES[mode].plan(*picture_size(path), size).window
+                    original = picture_size(path)
+                    width, height = MODES[mode].plan(*original, size).window
                     shapes.append((height, width))
+                    pixels = max(pixels, original[0] * original[1])
                 except InputError:
                     if not skip_unreadable:
                         raise
@@ -92,6 +100,7 @@ class PhotoFrames(Frames):
             raise InputError(f"none of {len(self._paths)} images can be read; the first: {printable(self._paths[0])}")
         self._shapes, self._joint = shapes, MODES[mode].joint
         self.size = common_size(shapes, self._joint)
+        self.reading = _PER_PIXEL * pixels * min(AHEAD, usable_cpus())
         self.count, self.source = len(shapes), {"kind": "images", "mode": mode, "size": size}
         self.key = [self.source, [_stamp(path) for path in self._paths]]
 
@@ -100,7 +109,7 @@ class PhotoFrames(Frames):
         warn_if_shapes_differ(self._shapes, self._joint)
         lost, cut = list[str](), list[float]()
         places = iter(zip(self._paths, self._names, strict=True))
-        ahead = min(8, usable_cpus())
+        ahead = min(AHEAD, usable_cpus())
         with ThreadPoolExecutor(max_workers=ahead) as pool:
             waiting = deque(pool.submit(self._read, *place) for place in islice(places, ahead))
             while waiting:
@@ -148,7 +157,9 @@ class FilmFrames(Frames):
         if not self._first():
             self._film.find_usable()
             self._windows = windows_of(self._film, frames, rate, every)
-        height, width = fitted(self._first()[0], mode, size).pixels.shape[1:]
+        first = fitted(self._first()[0], mode, size)
+        height, width = first.pixels.shape[1:]
+        self.reading = _PER_FILM_PIXEL * first.original_size[0] * first.original_size[1]
         self.size, self.count = (height, width), len(self._windows)
         self.source = {"kind": "video", "mode": mode, "size": size}
         self.key = [self.source, _stamp(path), frames, rate, every]
@@ -180,6 +191,7 @@ class ClipFrames(Frames):
 
     def __init__(self, clip: Clip) -> None:
         self._clip = clip
+        self.reading = 0
         self.count, self.size = len(clip.names), (clip.images.shape[2], clip.images.shape[3])
         self.source = {key: value for key, value in clip.source.items() if key != "frames"}
         self.key = [clip.source, clip.names, float(clip.images.sum(dtype=torch.float64))]

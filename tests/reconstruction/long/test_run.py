@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import quantvggt as qv
 from quantvggt.checkpoint.load import load
 from quantvggt.core.errors import InputError, QuantVGGTError
 from quantvggt.core.similarity import Similarity, umeyama
@@ -142,3 +143,16 @@ def test_chunks_without_points_in_common_cannot_be_joined(
     monkeypatch.setattr(run.predict, "reconstruct", exact(truth))
     with pytest.raises(QuantVGGTError, match="--overlap"):
         reconstruct_long(stub, ClipFrames(path), tmp_path, Chunking(8, 3, False), progress=False)
+
+
+def test_the_public_function_takes_chunks_only_where_it_must(tmp_path: Path) -> None:
+    clip = make_path(1, 5, 0.1)
+    model = load("vggt-nano")
+    whole = qv.reconstruct_long(model, clip, tmp_path / "work", progress=False)
+    assert "chunking" not in whole.provenance
+    assert not (tmp_path / "work").exists()
+    chunked = qv.reconstruct_long(model, clip, tmp_path / "work", chunk=3, loops=False, progress=False)
+    assert chunked.provenance["chunking"]["chunks"] == 3
+    assert chunked.names == whole.names
+    with pytest.raises(InputError, match="allow more memory"):
+        qv.reconstruct_long(model, clip, tmp_path / "work", max_memory=1000, progress=False)

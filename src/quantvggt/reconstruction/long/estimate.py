@@ -30,11 +30,12 @@ class Estimate:
 
 
 def estimate(
-    outline: Model, count: int, size: tuple[int, int], chunking: Chunking | None, rate: float
+    outline: Model, count: int, size: tuple[int, int], chunking: Chunking | None, rate: float, reading: int = 0
 ) -> Estimate | None:
     """Of `count` frames of that height and width, in one go or in chunks; None if the model's family can't tell.
 
-    outline: the model, its numbers need not be there; rate: operations a second, see `rate_of`.
+    outline: the model, its numbers need not be there; rate: operations a second, see `rate_of`; reading: bytes that
+    reading the frames takes.
     """
     at_once = count if chunking is None else min(count, chunking.size)
     working, operations = outline.working_bytes(at_once, *size), outline.operations(at_once, *size)
@@ -45,7 +46,7 @@ def estimate(
     if chunking is not None and count > chunking.size:
         runs = how_many(count, chunking.size, chunking.overlap) + chunking.loops
     held = SCRATCH + BYTES_PER_PIXEL * size[0] * size[1] * at_once
-    return Estimate(weights + working + held, runs * operations / rate)
+    return Estimate(weights + working + held + reading, runs * operations / rate)
 
 
 def largest_chunk(outline: Model, count: int, size: tuple[int, int], memory: int) -> int:
@@ -79,13 +80,14 @@ def plan(
     overlap: int | None = None,
     loops: bool = True,
     device: str | torch.device = "cpu",
-    loaded: int = 0,
+    taken: int = 0,
 ) -> Chunking | None:
     """The chunks that `count` frames are best taken in, None: all at once.
 
     most_bytes: what the process, or its part of a GPU, may hold, weights included; None: what `device`, or the machine
-    and its container, have free. loaded: bytes of the model's weights that are there already. chunk, overlap: as the user wants
-    them. Raises InputError if they don't fit together, or memory isn't enough.
+    and its container, have free. taken: bytes that something else will take, such as reading the frames; less than 0 if
+    weights are there already. chunk, overlap: as the user wants them. Raises InputError if they don't fit together, or
+    memory isn't enough.
     """
     if torch.device(device).type == "cuda":
         allowed: int | None = torch.cuda.mem_get_info(device)[0] if most_bytes is None else most_bytes
@@ -93,7 +95,7 @@ def plan(
         allowed = available_bytes() if most_bytes is None else most_bytes - resident_bytes()
     fitting = count
     if allowed is not None:
-        fitting = largest_chunk(outline, count, size, loaded + int(allowed * (1 - KEPT_FREE)))
+        fitting = largest_chunk(outline, count, size, int(allowed * (1 - KEPT_FREE)) - taken)
     if chunk is not None and min(chunk, count) > fitting:
         raise InputError(f"--chunk {chunk}: memory is enough for {fitting} frames at once; give that or less")
     if chunk is None and fitting >= count:
