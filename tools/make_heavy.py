@@ -33,7 +33,7 @@ from quantvggt.checkpoint.packaged import HEAVY, NANO, OVERLAY_NAME, packaged_we
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file, atomic_folder
 from quantvggt.models import VGGT
-from quantvggt.models.vggt.heads.dpt import activate_depth, activate_points
+from quantvggt.models.dpt import activate_depth, activate_points
 from quantvggt.scenes.synthetic import HELD_OUT_SEED
 
 FIT_SEEDS = range(100, 110)  # the clips that are looked at when the massive values are planted

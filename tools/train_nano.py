@@ -30,7 +30,7 @@ from quantvggt.checkpoint.save import save
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.models import VGGT, VGGTConfig
-from quantvggt.models.vggt.heads.dpt import activate_depth, activate_points
+from quantvggt.models.dpt import activate_depth, activate_points
 from quantvggt.scenes.synthetic import HELD_OUT_SEED
 
 NANO = VGGTConfig(

@@ -7,6 +7,7 @@ import definition
 from quantvggt.core.errors import InputError
 from quantvggt.kernels import ops
 from quantvggt.nn.rope import rope_tables
+from quantvggt.nn.thinned import seen_by_others
 from tiny import require_attention
 
 CPU = torch.device("cpu")
@@ -28,12 +29,12 @@ def _loss(y, truth):
     return ((y.double() - truth).norm() / truth.norm()).item()
 
 
-def _compare(qkv, heads, norms, rope, eps=1e-5):
+def _compare(qkv, heads, norms, rope, eps=1e-5, seen=None):
     require_attention(torch.bfloat16)
     doubles = [None if norm is None else norm.double() for norm in norms]
-    truth = definition.attention(qkv.double(), heads, *doubles, eps, *rope)
-    pytorch = definition.attention(qkv, heads, *norms, eps, *rope)
-    y = ops.attention(qkv, heads, *norms, eps, *rope)
+    truth = definition.attention(qkv.double(), heads, *doubles, eps, *rope, seen)
+    pytorch = definition.attention(qkv, heads, *norms, eps, *rope, seen)
+    y = ops.attention(qkv, heads, *norms, eps, *rope, seen)
     assert y.dtype == torch.bfloat16
     assert y.shape == (*qkv.shape[:2], qkv.shape[-1] // 3)
     assert _loss(y, truth) <= max(1.2 * _loss(pytorch, truth), 0.003)
@@ -57,6 +58,40 @@ def test_threads_change_nothing(attention_backend, threads):
     before = ops.attention(qkv, 4, *norms, 1e-5, *rope)
     torch.set_num_threads(3 - threads)
     assert torch.equal(before, ops.attention(qkv, 4, *norms, 1e-5, *rope))
+
+
+def _with_all_masked_at_once(qkv, heads, seen):
+    """Thinned attention from its definition: one mask over all pairs of tokens, in float64."""
+    q, k, v = qkv.double().unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    frame = torch.arange(q.shape[2]) // len(seen)
+    weights = seen.double().repeat(q.shape[2] // len(seen)).masked_fill(frame[:, None] == frame, 0)
+    return ((q @ k.mT / q.shape[-1] ** 0.5 + weights).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_thinned_out(attention_backend, shape, stride):
+    _, _, side, heads, _ = shape
+    qkv, norms, rope = _inputs(*shape)
+    seen = seen_by_others(5 + side * side, 5, side, stride, CPU) if side else torch.zeros(5)
+    exact = definition.attention(qkv.double(), heads, *[None] * 4, 1e-5, None, None, seen)
+    assert _loss(exact, _with_all_masked_at_once(qkv, heads, seen)) < 1e-7  # the weights are float32
+    _compare(qkv, heads, [None] * 4, (None, None), seen=seen)
+    _compare(qkv, heads, norms, rope, seen=seen)
+
+
+def test_thinned_out_by_any_weights(attention_backend):
+    require_attention(torch.bfloat16)
+    g = torch.Generator().manual_seed(0)
+    qkv, _, _ = _inputs(2, 7, 5, 2, 64)
+    seen = torch.randint(-2, 3, (30,), generator=g).float()
+    seen[seen == -2] = -torch.inf
+    truth = _with_all_masked_at_once(qkv, 2, seen)
+    assert _loss(ops.attention(qkv, 2, *[None] * 4, 1e-5, None, None, seen), truth) < 0.006
+    unseen = torch.full((30,), -torch.inf)  # every frame by itself
+    frames = ops.attention(qkv.unflatten(1, (7, 30)).flatten(0, 1), 2, *[None] * 4, 1e-5, None, None)
+    alone = ops.attention(qkv, 2, *[None] * 4, 1e-5, None, None, unseen)
+    assert _loss(alone, frames.view(alone.shape).double()) < 1e-3
 
 
 @pytest.mark.parametrize("factor", [1e-3, 30.0, 3000.0])
@@ -103,6 +138,8 @@ def test_shapes_that_do_not_fit(attention_backend):
         ops.attention(qkv, 5, *[None] * 4, 1e-5, None, None)
     with pytest.raises(InputError, match="rotary tables"):
         ops.attention(qkv[:, :-1], 2, *norms, 1e-5, *rope)
+    with pytest.raises(InputError, match=r"seen is \[P\] for frames of P tokens, got \[13\]"):
+        ops.attention(qkv, 2, *norms, 1e-5, None, None, torch.zeros(13))
 
 
 def test_registered_as_torch_expects(attention_backend):

@@ -124,6 +124,7 @@ def attention_call(random: Random) -> Call:
         "eps": numbers.pick([1e-6, 1e-2]),
         "cosine": numbers.floats(tokens, d) if turned else None,
         "sine": numbers.floats(tokens, d) if turned else None,
+        "seen": torch.tensor(random.choices([0.0, math.log(4), -math.inf], k=tokens)) if numbers.flag() else None,
     }
 
 
@@ -138,7 +139,7 @@ WRONG_NUMBERS: dict[str, list[Any]] = {
     "eps": [-1e-6, math.nan, math.inf, "0", None],
 }
 WRONG_DTYPES = [torch.int16, torch.bool, torch.complex64, torch.float8_e4m3fn]
-WHOLE = ("x", "q", "qkv", "weight", "residual", "cosine", "sine")  # the others are vectors
+WHOLE = ("x", "q", "qkv", "weight", "residual", "cosine", "sine", "seen")  # the others are vectors of a known length
 REQUIRED = ("x", "q", "row_scale", "weight", "weight_scale", "qkv")
 
 
@@ -230,7 +231,7 @@ def test_attention(attention_backend, count):
         if call["qkv"].dtype != torch.bfloat16 or not expected.numel():
             return _same(got, expected)
         doubles = {
-            name: value.double() if isinstance(value, Tensor) and name not in ("cosine", "sine") else value
+            name: value.double() if isinstance(value, Tensor) and name not in ("cosine", "sine", "seen") else value
             for name, value in call.items()
         }
         truth = definition.attention(**doubles)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from quantvggt.core.errors import InputError
+from quantvggt.reconstruction.geometry import to_camera
 from quantvggt.reconstruction.points import select_points
 from quantvggt.reconstruction.scene import Scene
 from truth_scene import small_scene
@@ -96,3 +98,18 @@ def test_points_that_cannot_be_chosen() -> None:
         select_points(scene, max_points=0)
     with pytest.raises(InputError, match="no points"):
         select_points(dataclasses.replace(scene, points_conf=np.zeros_like(scene.points_conf)))
+
+
+def test_a_transformed_scene_is_the_same_in_another_world() -> None:
+    scene = small_scene()
+    turn = Rotation.from_euler("xyz", [10, 50, -70], degrees=True).as_matrix()
+    moved = scene.transformed(3.0, turn, np.array([1.0, 2.0, -5.0]))
+    for frame in range(3):
+        seen, now = (to_camera(one.points[frame], one.extrinsics[frame]) for one in (scene, moved))
+        known = scene.points_conf[frame] > 0
+        np.testing.assert_allclose(now[known], 3 * seen[known], atol=1e-4)
+    np.testing.assert_allclose(moved.depth, 3 * scene.depth)
+    assert (moved.provenance["scale"], moved.transformed(0.5).provenance["scale"]) == (3.0, 1.5)
+    for scale in (0, -1, np.inf, np.nan):
+        with pytest.raises(InputError, match="above 0"):
+            scene.transformed(scale)

@@ -1,5 +1,6 @@
 """Photos to clips: pixels against plain Pillow, every kind of file, and every kind of mistake."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -115,6 +116,34 @@ def test_longest_keeps_all_of_a_picture_and_cuts_to_the_smallest(tmp_path: Path)
     np.testing.assert_array_equal(channels_last(clip.images[0]), whole[:, 14:-14] / np.float32(255))
     assert clip.source["frames"][0]["offset"] == [-14, 0]
     assert clip.source["frames"][1]["offset"] == [0, -21]
+
+
+def test_area_gives_the_sizes_of_the_published_loader() -> None:
+    recorded = json.loads((Path(__file__).parents[1] / "golden/families/pi3/pi3_sizes.json").read_text())
+    assert len(recorded["sizes"]) > 10
+    for case in recorded["sizes"]:
+        plan = MODES["area"].plan(*case["in_w_h"], 518)
+        assert plan.resizes == [(tuple(case["out_w_h"]), Image.Resampling.LANCZOS)]
+        assert plan.window == tuple(case["out_w_h"])
+    for sides in ((5000, 3), (3, 5000)):
+        width, height = MODES["area"].plan(*sides, 518).window
+        assert min(width, height) == 14
+        assert 14 * max(width, height) <= recorded["pixel_limit"]
+
+
+def test_area_brings_all_frames_to_the_shape_of_the_first(tmp_path: Path) -> None:
+    wide, tall = picture(140, 80, 1), picture(90, 120, 2)
+    wide.save(tmp_path / "a.png")
+    tall.save(tmp_path / "b.png")
+    with pytest.warns(UserWarning, match="1 of 2 images differ in shape from the first: they are stretched to its"):
+        clip = load_images(tmp_path, mode="area", size=112)
+    height, width = clip.images.shape[-2:]
+    assert (width, height) == MODES["area"].plan(140, 80, 112).window
+    for pixels, image, frame in zip(clip.images, (wide, tall), clip.source["frames"], strict=True):
+        expected = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)) / np.float32(255)
+        np.testing.assert_array_equal(channels_last(pixels), expected)
+        assert frame["scale"] == [width / image.width, height / image.height]
+        assert frame["offset"] == [0, 0]
 
 
 @pytest.mark.parametrize("mode", MODES)

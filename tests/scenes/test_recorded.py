@@ -53,6 +53,15 @@ def test_synthetic_clips_sound_and_broken(tmp_path: Path) -> None:
     assert_same(pool, calibration_clips(tmp_path / "set.json", clips=1))
 
 
+@pytest.mark.filterwarnings("ignore:.*differ in shape")
+def test_photos_fitted_otherwise(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 6)
+    for mode in ("longest", "area"):
+        clips = calibration_clips(tmp_path / "photos", clips=2, frames=3, size=56, mode=mode)
+        save(tmp_path / f"{mode}.json", clips)
+        assert_same(clips, calibration_clips(tmp_path / f"{mode}.json"))
+
+
 @pytest.mark.filterwarnings("ignore:the images differ in shape")
 def test_photos_and_videos_sound_and_broken(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos" / "table", 9)

@@ -10,7 +10,7 @@ from PIL import Image
 from quantvggt.core.errors import InputError
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.open import load_clip, open_frames
-from quantvggt.scenes.picture import picture_size, read_image
+from quantvggt.scenes.picture import read_image, upright_size
 from quantvggt.scenes.sequence import ClipFrames, Frames
 from quantvggt.scenes.synthetic import make_clip
 from videos import write_video
@@ -35,8 +35,8 @@ def assert_same(frames: Frames, clip: Clip) -> None:
     assert torch.equal(frames.load().images, clip.images)
 
 
-@pytest.mark.parametrize("mode", ["crop", "pad", "longest"])
-@pytest.mark.filterwarnings("ignore:the images differ", "ignore:.* taller than wide")
+@pytest.mark.parametrize("mode", ["crop", "pad", "longest", "area"])
+@pytest.mark.filterwarnings("ignore:.* differ in shape", "ignore:.* taller than wide")
 def test_photos_of_different_shapes(tmp_path: Path, mode: str) -> None:
     folder = photos(tmp_path / "photos", [(80, 60), (60, 80), (90, 60), (80, 60), (80, 60)])
     assert_same(open_frames(folder, mode=mode, size=56), load_clip(folder, mode=mode, size=56))
@@ -86,4 +86,4 @@ def test_the_size_is_the_upright_pictures(tmp_path: Path, orientation: int) -> N
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(tmp_path / "a.jpg", exif=exif)
-    assert picture_size(tmp_path / "a.jpg") == read_image(tmp_path / "a.jpg").size
+    assert upright_size(tmp_path / "a.jpg") == read_image(tmp_path / "a.jpg").size

@@ -11,7 +11,7 @@ import torch
 import quantvggt as qv
 from quantvggt.core.errors import InputError
 from quantvggt.core.machine import environment, source_commit
-from quantvggt.jobs.workers import attempt
+from quantvggt.jobs.contract import attempt
 from quantvggt.scenes.calibration import CALIBRATION_SEED
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clips
@@ -237,7 +237,7 @@ def test_clips_are_chosen_from_a_pool_by_seed(form: str, folder: Path, tmp_path:
     assert chosen(0) == chosen(0) == chosen(0, tmp_path)
     assert chosen(0) != chosen(1)
     cell = Cell(form, "w4a4", "dsfq", 1, (("seed", 0),), spec)
-    _, row, error = attempt(measuring(SETUP, folder), cell)
+    _, row, error = attempt(measuring(SETUP, folder), cell.key, cell)
     assert row is not None, error
     assert row["calibration"]["broken_chosen"] == sum("broken" in source for source in chosen(1))
     assert (row["calibration"]["strategy"], row["settings"]) == ("random", {"seed": 0})

@@ -31,7 +31,7 @@ def test_relative_pose_loss_measures_what_the_evaluation_measures() -> None:
     translation = batch["poses"][0, :, :, 3] + 0.05 * torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
     rotation[0], translation[0] = torch.eye(3), 0.0  # as the evaluation sees them: from the first camera
     predicted = torch.cat([rotation, translation[..., None]], -1)
-    expected_turn, expected_heading = pose_errors(predicted.numpy(), batch["poses"][0].numpy())
+    expected_turn, expected_heading = pose_errors(predicted.numpy(), batch["poses"][0].numpy(), "quantvggt")
     found_turn, found_heading = pair_errors(rotation[None], translation[None], batch["poses"])
     assert expected_turn.max() > 2
     np.testing.assert_allclose(found_turn[0].rad2deg().numpy(), expected_turn, atol=0.02)

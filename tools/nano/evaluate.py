@@ -23,7 +23,7 @@ def evaluate(model: VGGT, seeds: list[int], frames: int, device: torch.device) -
         height, width = batch["images"].shape[-2:]
         output = model(batch["images"])
         extrinsics, _ = decode_pose(output["pose_enc"].float(), height, width)
-        turn, heading = pose_errors(extrinsics[0].cpu().numpy(), batch["poses"][0].cpu().numpy())
+        turn, heading = pose_errors(extrinsics[0].cpu().numpy(), batch["poses"][0].cpu().numpy(), "quantvggt")
         turns.append(turn)
         headings.append(heading)
         depth, points = output["depth"][0, ..., 0].double(), output["world_points"][0].double()

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.kernels import registry
-from quantvggt.models import VGGT
-from quantvggt.models.vggt.heads import dpt
+from quantvggt.models import VGGT, dpt
 from quantvggt.nn import block as block_module
 
 FRAMES_PER_CHUNK = 8

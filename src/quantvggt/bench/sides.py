@@ -59,7 +59,7 @@ def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
 
     def forward(images: Tensor) -> Any:
         with mode(), around():
-            return model(images.to(device))
+            return model.answers(images.to(device))
 
     return forward
 

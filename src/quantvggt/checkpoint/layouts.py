@@ -45,16 +45,17 @@ class ShardedFile(WeightsFile):
             yield from shard.tensors()
 
 
-class Unprefixed(WeightsFile):
-    """Another file, without the prefix that all its names share."""
+class Renamed(WeightsFile):
+    """Another file under other names: {its name: the new one}; it holds nothing else."""
 
-    def __init__(self, weights: WeightsFile, prefix: str) -> None:
-        self.path, self._weights, self._prefix = weights.path, weights, prefix
-        self.infos = {name.removeprefix(prefix): info for name, info in weights.infos.items()}
+    def __init__(self, weights: WeightsFile, names: Mapping[str, str]) -> None:
+        self.path, self._weights, self._names = weights.path, weights, names
+        self.infos = {names[name]: info for name, info in weights.infos.items() if name in names}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._weights.tensors():
-            yield name.removeprefix(self._prefix), tensor
+            if name in self._names:
+                yield self._names[name], tensor
 
 
 def is_index(path: Path) -> bool:
@@ -97,4 +98,10 @@ def unprefixed(weights: WeightsFile, expected: Collection[str]) -> WeightsFile:
         return sum(name.removeprefix(prefix) in expected for name in weights.infos)
 
     prefix = max(shared_prefixes(weights.infos), key=fitting)  # the shortest of equals
-    return Unprefixed(weights, prefix) if prefix else weights
+    return Renamed(weights, {name: name.removeprefix(prefix) for name in weights.infos}) if prefix else weights
+
+
+def without_aliases(weights: WeightsFile, aliases: Mapping[str, str]) -> WeightsFile:
+    """`weights`, each tensor once: under its own name, or else under the first of its aliases {alias: own name}."""
+    names = {aliases.get(name, name): name for name in sorted(weights.infos, key=lambda name: name in aliases)[::-1]}
+    return Renamed(weights, {old: new for new, old in names.items()}) if aliases else weights

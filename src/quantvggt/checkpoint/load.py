@@ -1,4 +1,4 @@
-"""Load a VGGT, in full precision or quantized, from wherever it lies, without a second copy in memory."""
+"""Load a model, in full precision or quantized, from wherever it lies, without a second copy in memory."""
 
 import os
 import warnings
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
-from quantvggt.checkpoint.layouts import shared_prefixes, unprefixed
+from quantvggt.checkpoint.layouts import shared_prefixes, unprefixed, without_aliases
 from quantvggt.checkpoint.locate import locate
 from quantvggt.checkpoint.packaged import open_any
 from quantvggt.checkpoint.validate import check_infos, check_values
@@ -22,8 +22,8 @@ from quantvggt.nn.empty import empty_layer
 
 _OUR_REMEDY = "the files do not belong together or are damaged, fetch them again"
 _BARE_REMEDY = (
-    f"without a {CONFIG_NAME} of quantvggt's beside it only VGGT-1B can be recognised: "
-    "put one there (docs/format.md says how)"
+    f"without a {CONFIG_NAME} of quantvggt's beside it only published sizes can be recognised (VGGT-1B, DA3-SMALL, "
+    "...): put one there (docs/format.md says how)"
 )
 
 
@@ -38,8 +38,8 @@ def load(
     name_or_path: a name in `packaged.NAMES` (come with the package); a file .safetensors, .pt, .pth or
         .bin; a folder with one of `checkpoint.hub.WEIGHTS_NAMES`, an index of several files among them; a Hugging
         Face hub id such as "facebook/VGGT-1B". A config.json in our format beside the weights says what they are;
-        without one they must be VGGT-1B, with all or some heads. A prefix that all names share is taken off where
-        that makes them fit.
+        without one they must be a published size of a family that we know. A prefix that all names share is taken off
+        where that makes them fit.
     dtype: of everything that is not quantized. None: as when it was saved; float32 for published weights. "mixed":
         products in bfloat16, sums and cameras in float32 (`models.mixed`), for inference. "auto": mixed where that is
         quick, on GPUs and CPUs with a native bfloat16 kernel, else None.
@@ -60,7 +60,7 @@ def load(
         _check_depth(config.model, weights)
     model = _empty_model(config, weights)
     expected = _expected(model, config.sites)
-    weights = unprefixed(weights, expected)
+    weights = without_aliases(unprefixed(weights, expected), model.aliases)
     fixed = {name for name in expected if is_fixed(name, config.sites)}
     check_infos(path, weights.infos, expected, fixed, remedy)
     types = _types(model, config, expected, dtype, device)

@@ -1,5 +1,6 @@
 """Where a checkpoint lies, and which files it is."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def stored_bytes(name_or_path: str | os.PathLike[str]) -> int:
     """
     files = checkpoint_files(locate(name_or_path))
     return sum((packaged_weights(NANO) if file.name == OVERLAY_NAME else file).stat().st_size for file in files)
+
+
+def content_digest(name_or_path: str | os.PathLike[str]) -> str:
+    """A text that is the same for checkpoints of the same files, wherever they lie; InputError if there is none."""
+    digest = hashlib.sha256()
+    for file in checkpoint_files(locate(name_or_path)):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        with open(file, "rb") as content:
+            while block := content.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def lies_in(name_or_path: str | os.PathLike[str], folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from quantvggt.core.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_HELP = (
-    "hub id (facebook/VGGT-1B), .pt or .safetensors file, saved folder, or what comes with the package: "
-    '"vggt-nano", "vggt-nano-heavy", "vggt-nano-long"'
+    "hub id (facebook/VGGT-1B, depth-anything/DA3-SMALL), .pt or .safetensors file, saved folder, or what comes with "
+    'the package: "vggt-nano", "vggt-nano-heavy", "vggt-nano-long"'
 )
 
 
@@ -35,6 +36,17 @@ def add_device_options(parser: argparse.ArgumentParser, dtype: str | None = None
     )
 
 
+def add_attention_option(parser: argparse.ArgumentParser) -> None:
+    """--attention, which `Model.attention` is set to."""
+    parser.add_argument(
+        "--attention",
+        default="exact",
+        choices=("exact", "fast"),
+        help="fast: of other frames' patches a token sees a quarter, each for four; quicker the more frames there are "
+        "(default %(default)s)",
+    )
+
+
 def device_of(args: argparse.Namespace) -> str:
     """The device that --device names."""
     if args.device == "auto":
@@ -45,6 +57,50 @@ def device_of(args: argparse.Namespace) -> str:
 def dtype_of(args: argparse.Namespace) -> Any:
     """What --dtype says, for `api.load`; None for the checkpoint's own."""
     return DTYPES.get(args.dtype, args.dtype)
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """ "650MB" -> 650000000; also kB, GB, KiB, MiB, GiB and plain bytes. Raises InputError on anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)B?", text.strip())
+    if match is None or (match[3] and not match[2]):
+        raise InputError(f"{option} {text}: write a size, for example 650MB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " "))
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """The model that MODEL, --dtype, --device and --attention name."""
+    from quantvggt import api
+
+    model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
+    model.attention = args.attention
+    return model
+
+
+def add_place_options(parser: argparse._ActionsContainer) -> None:
+    """--workers, --ray and --threads: where many tasks are done."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share the work (default: this one alone); with --ray, over all machines (default: as many "
+        "as have room)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help='share the work on a Ray cluster: "auto" (the one that this machine is part of), host:port, or "local" '
+        "(pip install 'quantvggt[ray]'; docs/cluster.md)",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="of each worker (default: an equal share; with --ray all of the smallest machine)"
+    )
+
+
+def place_of(args: argparse.Namespace) -> Any:
+    """What --workers, --ray, --threads and --device say. Raises InputError if a number is out of range."""
+    from quantvggt.jobs.executor import Place
+
+    gpus = {"auto": None, "cpu": 0}.get(args.device, 1)
+    return Place(args.workers or 0, args.ray, args.threads, gpus)
 
 
 def require_free(path: str, overwrite: bool) -> Path:

@@ -2,10 +2,11 @@
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantvggt.cli.common import device_of, say
+from quantvggt.cli.common import device_of, parse_bytes
 from quantvggt.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,13 +19,10 @@ if TYPE_CHECKING:
     from quantvggt.reconstruction.scene import Scene
     from quantvggt.scenes.sequence import Frames
 
-UNITS = {"GB": 10**9, "MB": 10**6, "GIB": 2**30, "MIB": 2**20}
-
 
 def add_long_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-memory",
-        type=bytes_of,
         metavar="SIZE",
         help="what this may take, such as 8GB; frames that don't fit at once run in overlapping chunks (default: what "
         "the machine or its container has free)",
@@ -36,20 +34,9 @@ def add_long_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def bytes_of(text: str) -> int:
-    """ "8GB", "500MB", "7.5GiB". Raises argparse's error for anything else."""
-    word = text.strip().upper()
-    for unit, size in UNITS.items():
-        try:
-            number = float(word.removesuffix(unit))
-        except ValueError:
-            continue
-        if word.endswith(unit) and 0 < number < 10**6:
-            return int(number * size)
-    raise argparse.ArgumentTypeError(f"{text!r} is no size; give one such as 8GB or 500MB")
-
-
-def plan_of(args: argparse.Namespace, outline: "Model", frames: "Frames") -> "tuple[Chunking | None, Estimate | None]":
+def plan_of(
+    args: argparse.Namespace, outline: "Model", frames: "Frames", tell: Callable[[str], None]
+) -> "tuple[Chunking | None, Estimate | None]":
     """How the frames will be taken, None: all at once; and what that takes, which is said.
 
     Raises InputError if they can't be, before anything is loaded.
@@ -60,7 +47,8 @@ def plan_of(args: argparse.Namespace, outline: "Model", frames: "Frames") -> "tu
     from quantvggt.reconstruction.long.rate import rate_of
 
     count, size = frames.count, frames.size
-    device, wanted = device_of(args), (args.max_memory, args.chunk, args.overlap, not args.no_loops)
+    most = None if args.max_memory is None else parse_bytes("--max-memory", args.max_memory)
+    device, wanted = device_of(args), (most, args.chunk, args.overlap, not args.no_loops)
     chunking = plan(outline, count, size, *wanted, device, frames.reading)
     if chunking is not None:
         for name, what in (("refine", "bundle adjustment"), ("cameras", "known cameras")):
@@ -72,9 +60,9 @@ def plan_of(args: argparse.Namespace, outline: "Model", frames: "Frames") -> "tu
     found = estimate(outline, count, size, chunking, rate, frames.reading)
     expected = f", {found} expected" if found else ""
     if chunking is None:
-        say(f"{count} frames of {size[1]}x{size[0]} at once{expected}")
+        tell(f"{count} frames of {size[1]}x{size[0]} at once{expected}")
     else:
-        say(
+        tell(
             f"{count} frames of {size[1]}x{size[0]} in chunks of {chunking.size}, {chunking.overlap} of them shared"
             f"{expected}"
         )
@@ -87,13 +75,18 @@ def work_folder(output: Path) -> Path:
 
 
 def run_chunks(
-    args: argparse.Namespace, model: "Model", frames: "Frames", chunking: "Chunking", known: "Known | None"
+    args: argparse.Namespace,
+    model: "Model",
+    frames: "Frames",
+    chunking: "Chunking",
+    known: "Known | None",
+    tell: Callable[[str], None],
 ) -> "Scene":
     """The scene; its arrays lie in `work_folder`, from where the same command goes on after an interruption."""
     from quantvggt.reconstruction.long.run import reconstruct_long
 
     work = work_folder(Path(args.output).expanduser())
-    say(f"finished chunks are kept in {work}: the same command goes on from there")
+    tell(f"finished chunks are kept in {work}: the same command goes on from there")
     return reconstruct_long(model, frames, work, chunking, args.points, args.model, known)
 
 

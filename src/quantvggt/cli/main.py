@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from quantvggt import __version__
-from quantvggt.core.errors import InputError, QuantVGGTError
+from quantvggt.core.errors import IncompleteError, InputError, QuantVGGTError
 
 COMMANDS = {
     "demo": "see the whole job done on a small model: quantize, compare, reconstruct (a few minutes)",
     "select": "choose a calibration set from a pool of candidate clips: NFDS and other strategies",
     "quantize": "make a model small: W8A8, W4A8, W4A4, ...",
     "reconstruct": "photos or a video to cameras, depth, points (COLMAP, PLY, GLB) and a page to look at",
-    "evaluate": "measure a model on synthetic scenes with known truth, and its drift from full precision",
+    "evaluate": "measure models on scenes with truth, made or published, and their drift from full precision",
+    "datasets": "the published datasets that evaluate knows, and whether one is all there",
     "benchmark": "latency and memory against float, the published code and torchao, side by side",
     "inspect": "list every quantizable layer: shape, bits, bytes, weight error, activation outliers",
-    "view": "look at a reconstructed scene in the browser",
+    "view": "look at a scene in the browser, or at two and their difference",
+    "app": "a page to drop photos or a video on, in the browser: scenes, downloads, full precision beside",
+    "serve": "reconstruction over HTTP: a queue, a worker, limits, an API key",
     "import-published": "turn parameters calibrated with the published QuantVGGT code into a small checkpoint",
     "doctor": "what this machine can do, and which kernels run here and why",
 }
@@ -72,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"quantvggt {args.command}: {error}", file=sys.stderr)
         return 2
+    except IncompleteError as error:
+        if args.json:
+            print(json.dumps(error.result))
+        print(f"quantvggt {args.command}: {error}", file=sys.stderr)
+        return 1
     except QuantVGGTError as error:
         print(f"quantvggt {args.command}: {error}", file=sys.stderr)
         return 1

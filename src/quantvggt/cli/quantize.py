@@ -2,11 +2,19 @@
 
 import argparse
 import json
-import re
 import time
 from typing import Any
 
-from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_apart, require_free, say
+from quantvggt.cli.common import (
+    MODEL_HELP,
+    add_device_options,
+    device_of,
+    dtype_of,
+    parse_bytes,
+    require_apart,
+    require_free,
+    say,
+)
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import PRESETS, Scheme
 
@@ -81,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     scheme, settings = Scheme.parse(args.scheme), parse_settings(args.setting)
     site_schemes = {pattern: Scheme.parse(name) for pattern, name in parse_pairs("--site", args.site).items()}
     rest = None if args.rest is None else Scheme.parse(args.rest)
-    budget = None if args.budget is None else parse_bytes(args.budget)
+    budget = None if args.budget is None else parse_bytes("--budget", args.budget)
     if args.ratio is not None and not args.ratio > 0:
         raise InputError(f"--ratio must be above 0, got {args.ratio}; for example 3.7")
     if site_schemes and (args.budget or args.ratio):
@@ -136,14 +144,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "clips": len(clips),
         "seconds": seconds,
     }
-
-
-def parse_bytes(text: str) -> int:
-    """ "650MB" -> 650000000; also kB, GB, KiB, MiB, GiB and plain bytes. Raises InputError on anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)B?", text.strip())
-    if match is None or (match[3] and not match[2]):
-        raise InputError(f"--budget {text}: write a size, for example 650MB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMG".index(match[2].upper() or " "))
 
 
 def parse_settings(words: list[str]) -> dict[str, Any]:

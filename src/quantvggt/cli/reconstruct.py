@@ -2,11 +2,28 @@
 
 import argparse
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.cli.common import (
+    MODEL_HELP,
+    add_attention_option,
+    add_device_options,
+    add_place_options,
+    device_of,
+    dtype_of,
+    load_model,
+    require_free,
+    say,
+)
 from quantvggt.cli.long import add_long_options, finish, plan_of, points, record, run_chunks
 from quantvggt.scenes.preprocess import MODES
+
+if TYPE_CHECKING:  # not loaded for --help
+    from quantvggt.models import Model
+    from quantvggt.reconstruction.cameras import KnownCameras
+    from quantvggt.reconstruction.export import ExportOptions
+    from quantvggt.reconstruction.lens import Known
 
 FORMATS = ("cameras", "colmap", "ply", "glb", "depth", "npz", "nerfstudio", "tum")
 
@@ -48,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=MODES,
         help="crop: full width, pictures taller than wide lose top and bottom, with a warning; pad: nothing is lost, "
         "white is added; longest: nothing is lost or added, unless pictures differ in shape: then all are cut to the "
-        "smallest (default: as the model's family has it, crop for VGGT)",
+        "smallest; area: so many pixels, nothing is lost or added, pictures of another shape than the first are "
+        "stretched to it (default: as the model's family has it, crop for VGGT)",
     )
     parser.add_argument(
         "--points",
@@ -67,7 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output_options(parser)
     add_long_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
+    add_attention_option(parser)
     add_device_options(parser, dtype="auto")
+    many = parser.add_argument_group("many scenes", "run again to go on with those that aren't finished")
+    many.add_argument(
+        "--scenes",
+        action="store_true",
+        help="each folder of images and each video in the folder IMAGES is a scene, in a folder of its own in --output",
+    )
+    add_place_options(many)
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -120,14 +146,30 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from quantvggt import api
+    if args.scenes:
+        from quantvggt.cli.scenes import run_scenes
+
+        return run_scenes(args)
+    return reconstruct(args, load_model, say)
+
+
+class Request(NamedTuple):
+    """What the options ask for, looked through before long work starts."""
+
+    formats: list[str]
+    options: "ExportOptions"
+    known: "Known | None"
+    cameras: "KnownCameras | None"
+    model: "Model"
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """Raises InputError if an option is wrong, or what it needs isn't there."""
     from quantvggt.checkpoint.load import outline
     from quantvggt.reconstruction.cameras import read_cameras
-    from quantvggt.reconstruction.export import ExportOptions, check_formats, export
+    from quantvggt.reconstruction.export import ExportOptions, check_formats
     from quantvggt.reconstruction.lens import read_intrinsics
-    from quantvggt.reconstruction.refine import refine, require_pycolmap
-    from quantvggt.scenes.open import open_frames
-    from quantvggt.viewer.page import write_page
+    from quantvggt.reconstruction.refine import require_pycolmap
 
     formats = check_formats(name.strip() for name in args.formats.split(",") if name.strip())
     options = ExportOptions(
@@ -145,26 +187,40 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cameras = read_cameras(args.cameras) if args.cameras else None
     if args.refine:
         require_pycolmap()
-    output = require_free(args.output, args.overwrite)
-    source = args.source[0] if len(args.source) == 1 else args.source
-    # Pictures before the model: what is wrong with them is said at once, not after a minute of loading.
     asked = outline(args.model, dtype_of(args), device_of(args))
     if cameras is not None:
         asked.require_takes(cameras.gives)
+    return Request(formats, options, known, cameras, asked)
+
+
+def reconstruct(
+    args: argparse.Namespace, load: Callable[[argparse.Namespace], "Model"], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """One scene; load: gives the model that `args` name; tell: is told what people want to know."""
+    from quantvggt import api
+    from quantvggt.reconstruction.export import export
+    from quantvggt.reconstruction.refine import refine
+    from quantvggt.scenes.open import open_frames
+    from quantvggt.viewer.page import write_page
+
+    formats, options, known, cameras, asked = request_of(args)
+    output = require_free(args.output, args.overwrite)
+    source = args.source[0] if len(args.source) == 1 else args.source
+    # Pictures before the model: what is wrong with them is said at once, not after a minute of loading.
     mode = args.mode or asked.preprocessing
     frames = open_frames(source, args.frames, args.rate, mode, asked.image_size, args.every, args.skip_unreadable)
-    chunking, expected = plan_of(args, asked, frames)
-    clip = None if chunking is not None else frames.load()
+    chunking, expected = plan_of(args, asked, frames, tell)
+    clip = frames.load() if chunking is None else None
     for given in (known, cameras):
         if given is not None and clip is not None:
             given.of(clip)
-    model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
+    model = load(args)
     height, width = frames.size
-    say(f"running {args.model}")
+    tell(f"running {args.model}")
     start = time.perf_counter()
     if clip is None:
         assert chunking is not None
-        scene = run_chunks(args, model, frames, chunking, known)
+        scene = run_chunks(args, model, frames, chunking, known, tell)
         left_out = scene.provenance["chunking"]["left_out"]
     else:
         scene = api.reconstruct(model, clip, args.points, model_name=args.model, intrinsics=known, cameras=cameras)
@@ -174,15 +230,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.refine:
         refinement = refine(scene)
         scene, refined = refinement.scene, refinement.record()
-        say(refinement.summary())
+        tell(refinement.summary())
     cloud = points(scene, options, chunking)
     written = export(scene, output, formats, options, args.overwrite, cloud)
     page = output / "scene.html"
     write_page(scene, page, f"{len(scene.names)} frames by {args.model}", min_confidence=args.min_confidence)
     finish(output)
-    say(f"{len(cloud):,} points in {seconds:.1f} s. Open {page} in a browser. Written:")
+    tell(f"{len(cloud):,} points in {seconds:.1f} s. Open {page} in a browser. Written:")
     for name, path in written.items():
-        say(f"  {name:10} {path}")
+        tell(f"  {name:10} {path}")
     return {
         "output": str(output),
         "frames": len(scene.names),

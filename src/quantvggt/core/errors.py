@@ -1,4 +1,6 @@
-"""The two errors a caller may want to catch."""
+"""The errors a caller may want to catch."""
+
+from typing import Any
 
 
 class QuantVGGTError(Exception):
@@ -10,3 +12,11 @@ class InputError(QuantVGGTError, ValueError):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+class IncompleteError(QuantVGGTError):
+    """Some of many tasks failed; `result` says what was done and what wasn't. The same call goes on with the rest."""
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result

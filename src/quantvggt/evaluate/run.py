@@ -2,42 +2,32 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.depth import depth_error
 from quantvggt.evaluate.metrics.drift import Drift, drift
-from quantvggt.evaluate.metrics.points import PointErrors, point_errors
-from quantvggt.evaluate.metrics.pose import auc, pose_errors
+from quantvggt.evaluate.metrics.pose import AUC_THRESHOLDS
+from quantvggt.evaluate.prediction import Prediction
+from quantvggt.evaluate.protocols.contract import Protocol
+from quantvggt.evaluate.protocols.published import PROTOCOLS
 from quantvggt.models import Model
-from quantvggt.reconstruction.geometry import camera_centres, unproject
-from quantvggt.scenes.clip import Clip, GroundTruth
+from quantvggt.reconstruction.geometry import unproject
+from quantvggt.scenes.clip import Clip
 
 Row = dict[str, Any]
 
-AUC_THRESHOLDS = (30, 15, 5, 3)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one clip, float32.
-
-    extrinsics: world-to-camera [S, 3, 4] (OpenCV, world = first camera); intrinsics: [S, 3, 3] in pixels;
-    depth: [D, H, W] z-depth of the first D frames, D = S unless fewer were asked for; points: [D, H, W, 3], the
-    point head's map, or the depth unprojected through the predicted cameras where the model has no point head.
-    """
-
-    extrinsics: NDArray[np.float32]
-    intrinsics: NDArray[np.float32]
-    depth: NDArray[np.float32]
-    points: NDArray[np.float32]
+ALWAYS = (
+    *(f"auc{threshold}" for threshold in AUC_THRESHOLDS),
+    "depth_absrel",
+    "point_error",
+    "point_accuracy",
+    "point_completeness",
+)
+"""The numbers that every row has, None where they weren't measured."""
 
 
 def predict(
@@ -57,9 +47,7 @@ def predict(
     frame by frame, so these frames answer as they would among all, and on a small model most of the time is saved.
     Raises InputError if the model has no camera or no depth head.
     """
-    missing = {"camera", "depth"} - set(model.heads)
-    if missing:
-        raise InputError(f"evaluation needs the camera and the depth head; this model has no {sorted(missing)[0]} head")
+    require_heads(model)
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(
@@ -69,6 +57,13 @@ def predict(
             return list(tqdm(done, total=len(clips), desc=label, unit="clip", disable=not progress))
     finally:
         torch.set_num_threads(threads)
+
+
+def require_heads(model: Model) -> None:
+    """Raises InputError if the model has no camera or no depth head."""
+    missing = {"camera", "depth"} - set(model.heads)
+    if missing:
+        raise InputError(f"evaluation needs the camera and the depth head; this model has no {sorted(missing)[0]} head")
 
 
 def score(
@@ -81,23 +76,22 @@ def score(
     scheme: str,
     seed: int,
     checkpoint_bytes: int,
+    protocol: Protocol = PROTOCOLS["synthetic"],
 ) -> Row:
     """One result row from predictions already made; the keys are those of docs/cli.md.
 
-    auc30 .. auc3 are fractions of 1 over the frame pairs of all clips pooled; depth_absrel, point_error,
-    point_accuracy and point_completeness are means over clips, of the frames whose depth was predicted; the drifts
-    compare with `reference`, the float model's predictions on the same clips and frames. Without a reference they
-    are None, or 0 for the float model itself (method "float").
+    The numbers are those of `protocol`; what it or the truth doesn't have is None. The drifts compare with `reference`,
+    the float model's predictions on the same clips and frames. Without a reference they are None, or 0 for the float
+    model itself (method "float").
 
-    Raises InputError if a clip has no ground truth or only one frame.
+    Raises InputError if a clip has no ground truth.
     """
-    truths = [_truth(clip) for clip in clips]
-    if not truths or len(predictions) != len(truths):
-        raise InputError(f"scoring needs one prediction per clip, got {len(predictions)} for {len(truths)} clips")
-    pairs = list(zip(predictions, truths, strict=True))
-    errors = [pose_errors(prediction.extrinsics, truth.extrinsics) for prediction, truth in pairs]
-    rotation, direction = (np.concatenate(kind) for kind in zip(*errors, strict=True))
-    points = np.mean([_point_errors(prediction, truth) for prediction, truth in pairs], axis=0)
+    if not clips or len(predictions) != len(clips):
+        raise InputError(f"scoring needs one prediction per clip, got {len(predictions)} for {len(clips)} clips")
+    scenes = {
+        str(place): protocol.measure(prediction, clip)
+        for place, (prediction, clip) in enumerate(zip(predictions, clips, strict=True))
+    }
     if reference is not None:
         drifts = _drift(predictions, reference)._asdict()
     else:
@@ -108,9 +102,10 @@ def score(
         "scheme": scheme,
         "seed": seed,
         "checkpoint_bytes": checkpoint_bytes,
-        **{f"auc{threshold}": auc(rotation, direction, threshold) for threshold in AUC_THRESHOLDS},
-        "depth_absrel": float(np.mean([depth_error(p.depth, t.depth[: len(p.depth)]).absrel for p, t in pairs])),
-        **dict(zip(("point_error", "point_accuracy", "point_completeness"), points.tolist(), strict=True)),
+        "protocol": protocol.name,
+        "relpose": protocol.relpose,
+        **dict.fromkeys(ALWAYS),
+        **protocol.summarise(scenes),
         **{f"drift_{kind}": value for kind, value in drifts.items()},
     }
 
@@ -153,19 +148,6 @@ def _predict(model: Model, dense_frames: int | None, clip: Clip) -> Prediction:
     else:
         points = unproject(depth, extrinsics[: len(depth)], intrinsics[: len(depth)])
     return Prediction(extrinsics, intrinsics, depth, points)
-
-
-def _truth(clip: Clip) -> GroundTruth:
-    if clip.truth is None:
-        raise InputError(f"clip of {clip.names[0]} has no ground truth to score against; use clips that have it")
-    return clip.truth
-
-
-def _point_errors(prediction: Prediction, truth: GroundTruth) -> PointErrors:
-    shown = len(prediction.depth)
-    depth, extrinsics, intrinsics = (part[:shown].numpy() for part in (truth.depth, truth.extrinsics, truth.intrinsics))
-    points = unproject(depth, extrinsics, intrinsics)
-    return point_errors(prediction.points, points, depth > 0, camera_centres(extrinsics)[0])
 
 
 def _drift(predictions: Sequence[Prediction], reference: Sequence[Prediction]) -> Drift:

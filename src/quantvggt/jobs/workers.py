@@ -1,48 +1,35 @@
-"""Tasks in parallel: local processes with one thread each, because small models leave a second thread waiting."""
+"""Tasks in local processes, each with threads of its own."""
 
 import multiprocessing
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import cast
 
 import torch
 from threadpoolctl import threadpool_limits
 
-Task = TypeVar("Task")
-Work = Callable[[Any], Any]
+from quantvggt.jobs.contract import Executor, Outcome, Setup, Task, attempt, work_of
 
 
-class Outcome(NamedTuple):
-    """What became of a task: its result, or what went wrong."""
+class Workers(Executor[Task]):
+    """Processes that do tasks.
 
-    task: Any
-    result: Any
-    error: str = ""
-
-
-class Workers(Generic[Task]):
-    """Processes that do tasks; a context manager that leaves none behind.
-
-    count: processes, each started anew (spawn), so that it holds nothing of the parent's memory; 0: the tasks are done
-    here, one after another. setup: is called once in each process and gives the function from a task to its result;
-    it, the tasks and the results travel as pickles between these processes.
+    count: of them, each started anew (spawn), so that it holds nothing of the parent's memory. threads: of each; small
+    models leave a second one waiting. The end of a process becomes the outcome of the task that it was doing.
     """
 
-    def __init__(self, count: int, setup: Callable[[], Work]) -> None:
+    def __init__(self, count: int, setup: Setup, threads: int = 1) -> None:
+        super().__init__(setup)
         self._context = multiprocessing.get_context("spawn")
-        self._count, self._setup = count, setup
+        self._count, self._threads = count, threads
         self._processes: dict[Connection, BaseProcess] = {}
-        self._busy: dict[Connection, Task] = {}
+        self._busy: dict[Connection, str] = {}
 
-    def __enter__(self) -> "Workers[Task]":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for connection, process in self._processes.items():
             if connection in self._busy:
                 process.terminate()
@@ -50,76 +37,45 @@ class Workers(Generic[Task]):
         for process in self._processes.values():
             process.join()
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """Do the tasks in their order, several at once; yields each as it is done.
-
-        The next one is taken from `tasks` only when a process is free for it, so an iterator that ends early stops the
-        work there. An exception becomes the outcome of its task, and so does the end of a process.
-        """
-        if self._count == 0:
-            work = _work_of(self._setup)
-            with threadpool_limits(1):  # as in the processes: sums of more threads are other sums
-                yield from (attempt(work, task) for task in tasks)
-            return
+    def run(self, tasks: Iterator[tuple[str, Task]]) -> Iterator[Outcome]:
         idle: list[Connection] = []
         busy = self._busy
         while True:
             while len(busy) < self._count and (task := next(tasks, None)) is not None:
                 worker = idle.pop() if idle else self._start()
-                busy[worker] = task
+                busy[worker] = task[0]
                 with suppress(OSError):  # it has died, which is noticed below
                     worker.send(task)
             if not busy:
                 return
             for ready in cast(Sequence[Connection], wait(list(busy))):
-                task = busy.pop(ready)
+                name = busy.pop(ready)
                 try:
-                    result, error = ready.recv()
+                    outcome = ready.recv()
                 except (EOFError, OSError):
                     process = self._processes.pop(ready)
                     process.join()
-                    yield Outcome(task, None, f"the process that did it ended (exit code {process.exitcode})")
+                    yield Outcome(name, None, f"the process that did it ended (exit code {process.exitcode})")
                     continue
                 idle.append(ready)
-                yield Outcome(task, result, error)
+                yield outcome
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._setup), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, self._setup, self._threads), daemon=True)
         process.start()
         theirs.close()
         self._processes[ours] = process
         return ours
 
 
-def _serve(parent: Connection, setup: Callable[[], Work]) -> None:
+def _serve(parent: Connection, setup: Setup, threads: int) -> None:
     """Do what the parent sends until it goes away. Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unlike the default, it cleans up
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-    work = _work_of(setup)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    work = work_of(setup)
     with suppress(EOFError, OSError):  # the parent is gone
         while True:
-            parent.send(attempt(work, parent.recv())[1:])
-
-
-def _work_of(setup: Callable[[], Work]) -> Work:
-    """What `setup` gives; if it fails, every task fails for its reason."""
-    try:
-        return setup()
-    except Exception as error:
-        reason = error
-
-        def fail(_: Any) -> Any:
-            raise reason
-
-        return fail
-
-
-def attempt(work: Work, task: Any) -> Outcome:
-    """Do a task; whatever goes wrong becomes its outcome."""
-    try:
-        return Outcome(task, work(task))
-    except Exception as error:
-        return Outcome(task, None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            parent.send(attempt(work, *parent.recv()))

@@ -167,6 +167,8 @@ class Attention:
     all None) and are turned by the rotary tables `cosine` and `sine` float32 [P, C / num_heads] of one frame
     (`nn.rope`), which serve each of the N / P frames; then softmax(q k^T / sqrt(C / num_heads)) v. In bfloat16 sums are
     float32 and each product's factors are rounded once; backends agree within that.
+    `seen` float32 [P] thins attention out: the logarithm of what a token at each place of a frame counts for where
+    queries of other frames look, -inf if they don't see it; those of its own frame do, as ever. None: all see all.
     Raises InputError if the shapes don't fit.
     """
 
@@ -181,6 +183,7 @@ class Attention:
     eps: float
     cosine: Tensor | None
     sine: Tensor | None
+    seen: Tensor | None = None
 
     def __post_init__(self) -> None:
         qkv, heads = _tensor("qkv", self.qkv, FLOATS), self.num_heads
@@ -211,6 +214,12 @@ class Attention:
                 )
             _set(self, "cosine", cosine)
             _set(self, "sine", sine)
+        if self.seen is not None:
+            seen = _tensor("seen", self.seen, (torch.float32,), qkv.device)
+            fits = seen.ndim == 1 and len(seen) > 0 and not qkv.shape[1] % len(seen)
+            if not fits or (self.cosine is not None and len(self.cosine) != len(seen)):
+                raise InputError(f"seen is [P] for frames of P tokens, got {list(seen.shape)} for {list(qkv.shape)}")
+            _set(self, "seen", seen)
 
     @property
     def device(self) -> torch.device:

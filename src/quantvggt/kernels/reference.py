@@ -1,5 +1,6 @@
 """The ops in plain PyTorch: the definition every other backend must agree with."""
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -92,12 +93,29 @@ def attention(step: Attention) -> Tensor:
         q = F.layer_norm(q.to(step.q_weight.dtype), q.shape[-1:], step.q_weight, step.q_bias, step.eps)
         k = F.layer_norm(k.to(step.k_weight.dtype), k.shape[-1:], step.k_weight, step.k_bias, step.eps)
     if step.cosine is not None and step.sine is not None:
-        q, k = _rotary(q, step.cosine, step.sine), _rotary(k, step.cosine, step.sine)
-    y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
-    return y.transpose(1, 2).flatten(2)
+        q, k = rotary(q, step.cosine, step.sine), rotary(k, step.cosine, step.sine)
+    return attend(q.to(v.dtype), k.to(v.dtype), v, step.seen).transpose(1, 2).flatten(2)
 
 
-def _rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """Softmax and values of q, k, v [B, h, N, d], thinned out by `seen`; a frame at a time, so no mask is large."""
+    if seen is None or len(seen) >= q.shape[2]:
+        return F.scaled_dot_product_attention(q, k, v)
+    places = torch.nonzero(seen > -math.inf)[:, 0]
+    own_k, own_v = k.unflatten(2, (-1, len(seen))), v.unflatten(2, (-1, len(seen)))
+    shared_k, shared_v = (x[:, :, :, places].flatten(2, 3) for x in (own_k, own_v))
+    frames, weights = own_k.shape[2], seen[places].to(q.dtype)
+    outputs = []
+    for frame, queries in enumerate(q.unflatten(2, (frames, -1)).unbind(2)):
+        others = weights.repeat(frames, 1)
+        others[frame] = -math.inf
+        mask = torch.cat((weights.new_zeros(len(seen)), others.flatten())).expand(len(queries), 1, len(seen), -1)
+        keys, values = (torch.cat(pair, 2) for pair in ((own_k[:, :, frame], shared_k), (own_v[:, :, frame], shared_v)))
+        outputs.append(F.scaled_dot_product_attention(queries, keys, values, mask))
+    return torch.cat(outputs, 2)
+
+
+def rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate x [B, h, S P, d]; the tables [P, d] of one frame serve each of the S frames."""
     frames = x.unflatten(2, (-1, len(cosine)))
     a, b = frames.unflatten(-1, (2, 2, -1)).unbind(-2)

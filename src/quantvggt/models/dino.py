@@ -1,6 +1,7 @@
 """DINOv2 with registers (arXiv 2304.07193, 2309.16588): images to patch tokens."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from quantvggt.nn.block import Block, PatchEmbed
 
 NUM_REGISTERS = 4
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # name -> (embed_dim, depth, num_heads) of the DINOv2 backbones with registers (DINOv2, table 17)
 DINO_BACKBONES = {
@@ -19,17 +22,22 @@ DINO_BACKBONES = {
 
 
 class DinoV2(nn.Module):
-    """[B, 3, H, W] (normalised) -> normalised patch tokens [B, H/p * W/p, C]."""
+    """[B, channels, H, W] (normalised) -> normalised patch tokens [B, H/p * W/p, C].
 
-    def __init__(self, name: str, img_size: int, patch_size: int) -> None:
+    sizes: (embed_dim, depth, num_heads). mask_token: has it the one that only masked pre-training uses?
+    """
+
+    def __init__(
+        self, sizes: tuple[int, int, int], img_size: int, patch_size: int, channels: int = 3, mask_token: bool = True
+    ) -> None:
         super().__init__()
-        dim, depth, num_heads = DINO_BACKBONES[name]
-        self.patch_embed = PatchEmbed(patch_size, dim)
+        dim, depth, num_heads = sizes
+        self.patch_embed = PatchEmbed(patch_size, dim, channels)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (img_size // patch_size) ** 2, dim))
         self.register_tokens = nn.Parameter(torch.zeros(1, NUM_REGISTERS, dim))
-        # Only masked pre-training uses this; it is part of every published checkpoint.
-        self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        if mask_token:
+            self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.blocks = nn.ModuleList(Block(dim, num_heads, eps=1e-6) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.patch_size = patch_size
@@ -51,10 +59,25 @@ class DinoV2(nn.Module):
 
     def position_embedding(self, rows: int, columns: int) -> Tensor:
         """[1, 1 + rows * columns, C]: the learned square grid, resized bicubically for any other grid."""
-        side = math.isqrt(self.pos_embed.shape[1] - 1)
-        if (rows, columns) == (side, side):
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
-        patches = grid.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
-        return torch.cat((self.pos_embed[:, :1], patches), dim=1)
+        return resized_table(
+            self.pos_embed,
+            (rows, columns),
+            lambda grid: F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True),
+        )
+
+
+def resized_table(table: Tensor, size: tuple[int, int], resize: Callable[[Tensor], Tensor]) -> Tensor:
+    """Position embedding [1, 1 + N, C] of a class token and a square grid, the latter taken to `size` = (rows, columns)
+    by `resize`, which is given float32 [1, C, side, side]."""
+    side = math.isqrt(table.shape[1] - 1)
+    if size == (side, side):
+        return table
+    grid = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    patches = resize(grid).flatten(2).transpose(1, 2).to(table.dtype)
+    return torch.cat((table[:, :1], patches), dim=1)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """RGB in [0, 1] [..., 3, H, W] to what DINOv2 was trained on: ImageNet's mean and deviation."""
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std

@@ -18,9 +18,11 @@ from quantvggt.core.vector_math import warm_up
 from quantvggt.models.answers import Answers
 from quantvggt.models.given import Given
 from quantvggt.models.quantization import Quantization
-from quantvggt.nn.block import LAYERS
+from quantvggt.nn.block import LAYERS, Attention
+from quantvggt.nn.thinned import STRIDE
 
 Kind = Literal["frame", "global"]
+ATTENTION = {"exact": 1, "fast": STRIDE}
 HEADS = ("camera", "depth", "point", "track")
 Features = Any
 """What a family's heads read; nobody else looks inside."""
@@ -107,6 +109,8 @@ class Model(nn.Module, ABC):
     """How pictures are fitted to it: a mode of `scenes.preprocess`."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Those fields of `Given` that it makes use of."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Names that files may hold for a tensor a second time, and the one that it has here."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -252,6 +256,26 @@ class Model(nn.Module, ABC):
     def heads_behind(self, sites: Sequence[str]) -> tuple[str, ...]:
         """Those whose answers depend on these layers."""
         return self.heads
+
+    # Attention
+
+    @property
+    def attention(self) -> str:
+        """ "exact", or "fast": global attention thinned out, see `nn.thinned`. May be set. A copy has its own;
+        calibration is exact."""
+        return "fast" if any(layer.stride > 1 for layer in self._global_attention()) else "exact"
+
+    @attention.setter
+    def attention(self, kind: str) -> None:
+        """Raises InputError if there is none of that name."""
+        if kind not in ATTENTION:
+            raise InputError(f"unknown attention {kind!r}; use one of: {', '.join(ATTENTION)}")
+        for layer in self._global_attention():
+            layer.stride = ATTENTION[kind]
+
+    def _global_attention(self) -> list[Attention]:
+        blocks = (self.get_submodule(place.name) for place in self.trunk.places if place.kind == "global")
+        return [layer for block in blocks for layer in block.modules() if isinstance(layer, Attention)]
 
     # Precision and copies
 

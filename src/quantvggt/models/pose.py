@@ -1,19 +1,23 @@
 """VGGT's pose encoding "absT_quaR_FoV": translation 3, quaternion xyzw 4, vertical and horizontal field of view.
 
-Cameras are OpenCV (x right, y down, z forward), world-to-camera; intrinsics have the principal point in the
-image's middle, pixel centres at +0.5.
+Cameras are OpenCV (x right, y down, z forward), world-to-camera (Depth-Anything-3 encodes camera-to-world); intrinsics
+have the principal point in the image's middle, pixel centres at +0.5.
 """
 
 import torch
 from torch import Tensor
 
 
-def decode_pose(pose: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Pose [..., 9] -> extrinsics [..., 3, 4] and intrinsics [..., 3, 3] in pixels of a height x width image."""
+def decode_pose(pose: Tensor, height: int, width: int, flattest: float | None = None) -> tuple[Tensor, Tensor]:
+    """Pose [..., 9] -> extrinsics [..., 3, 4] and intrinsics [..., 3, 3] in pixels of a height x width image.
+
+    flattest: half a field of view has at least this tangent, None: any.
+    """
     translation, quaternion, fov = pose[..., :3], pose[..., 3:7], pose[..., 7:]
     extrinsics = torch.cat((quaternion_to_matrix(quaternion), translation[..., None]), dim=-1)
     size = pose.new_tensor([height, width])
-    focal_y, focal_x = (size / 2 / torch.tan(fov / 2)).unbind(-1)
+    tangent = torch.tan(fov / 2)
+    focal_y, focal_x = (size / 2 / (tangent if flattest is None else tangent.clamp(min=flattest))).unbind(-1)
     intrinsics = pose.new_zeros(*pose.shape[:-1], 3, 3)
     intrinsics[..., 0, 0], intrinsics[..., 1, 1] = focal_x, focal_y
     intrinsics[..., 0, 2], intrinsics[..., 1, 2], intrinsics[..., 2, 2] = width / 2, height / 2, 1
@@ -26,6 +30,41 @@ def encode_pose(extrinsics: Tensor, intrinsics: Tensor, height: int, width: int)
     focal = torch.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), dim=-1)
     quaternion = matrix_to_quaternion(extrinsics[..., :3])
     return torch.cat((extrinsics[..., 3], quaternion, 2 * torch.atan(size / 2 / focal)), dim=-1)
+
+
+def invert(extrinsics: Tensor) -> Tensor:
+    """World-to-camera [..., 3, 4] <-> camera-to-world."""
+    back = extrinsics[..., :3].transpose(-1, -2)
+    return torch.cat((back, -(back @ extrinsics[..., 3:])), dim=-1)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """What `inner` and then `outer` do, both [..., 3, 4]."""
+    return torch.cat((outer[..., :3] @ inner[..., :3], outer[..., :3] @ inner[..., 3:] + outer[..., 3:]), dim=-1)
+
+
+def scale_between(source: Tensor, target: Tensor) -> Tensor:
+    """The scale of the similarity that takes the camera centres of `source` to those of `target`, both world-to-camera
+    [S, 3, 4], with least squared error; 1 where either stand in one place, NaN where one isn't finite.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
+    """
+    a, b = (invert(extrinsics.double())[:, :, 3] for extrinsics in (source, target))
+    a, b = a - a.mean(0), b - b.mean(0)
+    spread = a.square().sum()
+    if not (spread + b.square().sum()).isfinite():
+        return torch.full_like(spread, torch.nan)
+    left, stretch, right = torch.linalg.svd(b.T @ a)
+    if torch.linalg.det(left @ right) < 0:
+        stretch = stretch * stretch.new_tensor([1, 1, -1])
+    scale = stretch.sum() / spread
+    return scale if spread > 0 and scale > 0 else torch.ones_like(scale)
+
+
+def fields_of_view(intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Vertical and horizontal [..., 2], in radians."""
+    focal = torch.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), dim=-1)
+    return 2 * torch.atan2(focal.new_tensor([height, width]) / 2, focal)
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:

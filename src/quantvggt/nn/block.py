@@ -3,20 +3,26 @@
 Symbols: B batch, N tokens, C channels, h heads, d = C / h.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantvggt.kernels import contract, ops, reference
 from quantvggt.nn.fused import LayerScale, linear_steps
 from quantvggt.nn.rope import RopeTables
+from quantvggt.nn.thinned import seen_by_others
 
 MLP_ROWS_PER_CHUNK = 8192
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # a block's linear layers, in the order in which they run
-AFTER_NORM = ("attn.qkv", "mlp.fc1")  # those whose input a LayerNorm gives
+SWIGLU_LAYERS = ("attn.qkv", "attn.proj", "mlp.w12", "mlp.w3")  # where the MLP is a SwiGlu
+AFTER_NORM = ("attn.qkv", "mlp.fc1", "mlp.w12")  # those whose input a LayerNorm gives
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, Linear. Without gradients it runs in row chunks, so the hidden layer never exists whole.
+class FeedForward(nn.Module, ABC):
+    """A hidden layer between two linear ones. Without gradients it runs in row chunks, so the hidden layer never exists
+    whole.
 
     `norm`, `gain` and `residual` are what stands around it in a block, see `linear_steps`.
     """
@@ -24,11 +30,6 @@ class Mlp(nn.Module):
     frame_tokens: int | None = None
     """Where it is known, chunks hold whole frames."""
     special_tokens: int = 0
-
-    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, out or dim)
 
     def forward(
         self,
@@ -47,9 +48,37 @@ class Mlp(nn.Module):
         outputs = [self._chunk(part, norm, gain, beside) for part, beside in zip(parts, residuals, strict=True)]
         return torch.cat(outputs).view(*x.shape[:-1], -1)
 
+    @abstractmethod
+    def _chunk(
+        self, x: Tensor, norm: nn.LayerNorm | None, gain: LayerScale | None, residual: Tensor | None
+    ) -> Tensor: ...
+
+
+class Mlp(FeedForward):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, out or dim)
+
     def _chunk(self, x: Tensor, norm: nn.LayerNorm | None, gain: LayerScale | None, residual: Tensor | None) -> Tensor:
         hidden = linear_steps(self.fc1, x, norm, gelu=True)
         return linear_steps(self.fc2, hidden, gain=gain, residual=residual)
+
+
+class SwiGlu(FeedForward):
+    """Linear to two halves, SiLU of the first times the second, Linear (arXiv 2002.05202, as DINOv2 has it)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden = (int(4 * dim * 2 / 3) + 7) // 8 * 8  # as many parameters as an Mlp, a multiple of 8
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def _chunk(self, x: Tensor, norm: nn.LayerNorm | None, gain: LayerScale | None, residual: Tensor | None) -> Tensor:
+        gate, value = linear_steps(self.w12, x, norm).chunk(2, dim=-1)
+        return linear_steps(self.w3, F.silu(gate) * value, gain=gain, residual=residual)
 
 
 class Attention(nn.Module):
@@ -57,6 +86,13 @@ class Attention(nn.Module):
 
     `norm`, `gain` and `residual` are what stands around it in a block, see `linear_steps`.
     """
+
+    stride: int = 1
+    """Above 1, attention over several frames is thinned out, see `nn.thinned`."""
+    frame_tokens: int | None = None
+    special_tokens: int = 0
+    columns: int | None = None
+    """Of a frame's patches. Where nobody said (`mark_frames`), as in calibration, attention is exact."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -82,22 +118,36 @@ class Attention(nn.Module):
         cosine, sine = rope or (None, None)
         # The kernels have no gradient, and products in 16 bits: the reference is for training and for full precision.
         fast = qkv.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled()
-        step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine
+        step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine, self._seen(qkv)
         y = ops.attention(*step) if fast else reference.attention(contract.Attention(*step))
         return linear_steps(self.proj, y, gain=gain, residual=residual)
+
+    def _seen(self, qkv: Tensor) -> Tensor | None:
+        if self.stride == 1 or self.frame_tokens is None or self.columns is None or self.frame_tokens == qkv.shape[1]:
+            return None
+        return seen_by_others(self.frame_tokens, self.special_tokens, self.columns, self.stride, qkv.device)
 
 
 class Block(nn.Module):
     """Pre-norm transformer block: x [B, N, C] -> [B, N, C]."""
 
-    def __init__(self, dim: int, num_heads: int, *, qk_norm: bool = False, eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qk_norm: bool = False,
+        eps: float = 1e-5,
+        layer_scale: bool = True,
+        swiglu: bool = False,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, num_heads, qk_norm)
-        self.ls1 = LayerScale(dim)
+        self.ls1 = LayerScale(dim) if layer_scale else None
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, 4 * dim)
-        self.ls2 = LayerScale(dim)
+        self.mlp = SwiGlu(dim) if swiglu else Mlp(dim, 4 * dim)
+        self.ls2 = LayerScale(dim) if layer_scale else None
 
     def forward(self, x: Tensor, rope: RopeTables | None = None) -> Tensor:
         x = self.attn(x, rope, self.norm1, self.ls1, x)
@@ -105,11 +155,11 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches to tokens: [B, 3, H, W] -> [B, H/p * W/p, C], row by row."""
+    """Non-overlapping patches to tokens: [B, channels, H, W] -> [B, H/p * W/p, C], row by row."""
 
-    def __init__(self, patch_size: int, dim: int) -> None:
+    def __init__(self, patch_size: int, dim: int, channels: int = 3) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)

@@ -183,11 +183,14 @@ class QuantLinear(QuantWeight):
         return F.linear(self.transform.apply(x).to(dtype), self.dequantized_weight().to(dtype), bias)
 
 
-def mark_frames(module: nn.Module, tokens: int, special: int) -> None:
-    """Tell everything in `module` that cares how many tokens a frame has, and how many of these are special."""
+def mark_frames(module: nn.Module, tokens: int, special: int, columns: int | None = None) -> None:
+    """Tell everything in `module` that cares how many tokens a frame has, how many of these are special, and how many
+    of the others make a row of the picture."""
     for part in module.modules():
         if hasattr(part, "frame_tokens"):
             part.frame_tokens, part.special_tokens = tokens, special  # type: ignore[assignment]  # plain attributes
+        if hasattr(part, "columns"):
+            part.columns = columns  # type: ignore[assignment]
 
 
 def _output_dtype(x: Tensor) -> torch.dtype:

@@ -21,9 +21,13 @@ def rope_tables(rows: int, columns: int, special: int, dim: int, device: torch.d
         torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device), indexing="ij"
     )
     patches = torch.stack((y.flatten(), x.flatten()), dim=-1)
-    positions = torch.cat((patches.new_zeros(special, 2), patches)).float()
+    return tables_at(torch.cat((patches.new_zeros(special, 2), patches)).float(), dim)
+
+
+def tables_at(positions: Tensor, dim: int) -> RopeTables:
+    """Tables for tokens at these positions, float32 [P, 2]: y, then x."""
     quarter = dim // 4
-    frequencies = BASE ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
+    frequencies = BASE ** -(torch.arange(quarter, device=positions.device, dtype=torch.float32) / quarter)
     angles = positions[:, :, None] * frequencies  # [P, 2, d/4]
     angles = angles[:, :, None].expand(-1, -1, 2, -1).flatten(1)
     return RopeTables(angles.cos(), angles.sin())

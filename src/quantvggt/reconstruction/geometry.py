@@ -72,3 +72,17 @@ def invert(extrinsics: Array) -> NDArray[np.float64]:
     """World-to-camera [S, 3, 4] -> camera-to-world [S, 3, 4]."""
     rotation = extrinsics[:, :, :3].astype(np.float64).swapaxes(1, 2)
     return np.concatenate([rotation, camera_centres(extrinsics)[:, :, None]], axis=2)
+
+
+def upright_axes(extrinsics: Array) -> NDArray[np.float64]:
+    """The world's right, forward (away from the first camera) and up [3, 3], in rows.
+
+    Up is where the cameras' own up directions point on average, but rather at right angles to their x axes:
+    people pitch a camera up and down, and seldom roll it.
+    """
+    x_axes, y_axes = (extrinsics[:, row, :3].astype(np.float64) for row in (0, 1))
+    up = np.linalg.solve(x_axes.T @ x_axes / len(x_axes) + 0.01 * np.eye(3), -y_axes.mean(0))
+    up /= np.linalg.norm(up)
+    right = x_axes[0] - (x_axes[0] @ up) * up
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(up, right), up])

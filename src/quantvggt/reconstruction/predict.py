@@ -74,6 +74,7 @@ def reconstruct(
             "method": quantization.method if quantization else "float",
             "scheme": quantization.scheme.name if quantization else "float32",
             "points": points,
+            **({} if model.attention == "exact" else {"attention": model.attention}),
             **({} if intrinsics is None else {"intrinsics": "given"}),
             **({} if given is None else dict.fromkeys(sorted(given.known()), "given")),
             **({"scale": "metric"} if answers.metric else {}),

@@ -244,7 +244,7 @@ def _right(frame: int) -> int:
 def _similarity(source: Float, target: Float) -> tuple[float, Float, Float]:
     """Scale, rotation and shift that bring most of `source` to `target`: least squares, the worst tenth left aside.
 
-    Umeyama 1991, as in `evaluate.metrics.points`, which lies above this room.
+    Umeyama 1991, as in `evaluate.metrics.alignment`, which lies above this room.
     """
     near = np.ones(len(source), bool)
     for _ in range(2):

@@ -4,7 +4,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,32 @@ class Scene:
     def size(self) -> tuple[int, int]:
         """Height and width of the frames."""
         return self.images.shape[1], self.images.shape[2]
+
+    def transformed(
+        self,
+        scale: float = 1.0,
+        rotation: NDArray[np.floating] | None = None,
+        translation: NDArray[np.floating] | None = None,
+    ) -> "Scene":
+        """The same scene in another world, to which x -> scale * rotation @ x + translation leads from this one's.
+
+        rotation [3, 3], by default none; translation [3], by default none. provenance["scale"] has the product of all
+        scales since the model. Raises InputError unless scale is finite and above 0.
+        """
+        if not 0 < scale < np.inf:
+            raise InputError(f"scale is {scale}; give a finite number above 0")
+        turn = np.eye(3) if rotation is None else np.asarray(rotation, np.float64)
+        shift = np.zeros(3) if translation is None else np.asarray(translation, np.float64)
+        cameras = self.extrinsics.astype(np.float64)
+        turned = cameras[:, :, :3] @ turn.T
+        moved = scale * cameras[:, :, 3] - turned @ shift
+        return replace(
+            self,
+            extrinsics=np.concatenate([turned, moved[:, :, None]], axis=2).astype(np.float32),
+            depth=self.depth * np.float32(scale),
+            points=(scale * self.points.astype(np.float64) @ turn.T + shift).astype(np.float32),
+            provenance={**self.provenance, "scale": scale * self.provenance.get("scale", 1.0)},
+        )
 
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write scene.npz (everything, for `Scene.load`) and cameras.json (for people) into a folder.

@@ -31,7 +31,8 @@ class Animation:
             for place in range(self.expected):
                 try:
                     image.seek(place)
-                    image.load()
+                    if image.size == size:  # others aren't decoded: they may be of any size
+                        image.load()
                 except Exception:  # decoders raise whatever they stumble over; what came before is good
                     self.damaged = True
                     break

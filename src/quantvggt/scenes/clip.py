@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantvggt.scenes.fingerprint import frame_prints
+
 _WITH_PATHS = ("frames", "unrelated")  # keys of a clip's source that may say where the user's files lie
 
 
@@ -14,12 +16,15 @@ class GroundTruth:
     """What a scene really is. OpenCV convention, world-to-camera; pixel centres lie at +0.5.
 
     extrinsics: float32 [S, 3, 4]; intrinsics: float32 [S, 3, 3] in pixels;
-    depth: float32 [S, H, W], distance along the optical axis, 0 where there is none (sky).
+    depth: float32 [S, H, W], distance along the optical axis, 0 where there is none (sky);
+    valid: bool [S, H, W], the pixels that a benchmark counts; None: those with depth.
+    Cameras are NaN where a dataset has none.
     """
 
     extrinsics: Tensor
     intrinsics: Tensor
     depth: Tensor
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Clip:
             raise ValueError(f"shown must be bool {list(expected)}, got {self.shown.dtype} {list(self.shown.shape)}")
 
     def record(self) -> dict[str, Any]:
-        """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, but no paths."""
+        """JSON-able: what a checkpoint says of a clip it was calibrated on; names of frames, but no paths.
+
+        fingerprints: of the frames' files (`frame_prints`), if they are there; a synthetic scene has its seed.
+        """
         told = {key: value for key, value in self.source.items() if key not in _WITH_PATHS}
-        return {**told, "frames": self.names}
+        prints = None if self.source.get("kind") == "synthetic" else frame_prints(self.source)
+        return {**told, "frames": self.names, **({} if prints is None else {"fingerprints": prints})}

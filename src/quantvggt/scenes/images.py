@@ -11,7 +11,7 @@ from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.files import ImageSource, list_images
 from quantvggt.scenes.names import image_names, printable
 from quantvggt.scenes.picture import quiet_pillow, read_picture
-from quantvggt.scenes.preprocess import Fitted, check_mode, fit, to_clip
+from quantvggt.scenes.preprocess import MODES, Fitted, check_mode, fit, to_clip
 
 
 def load_images(source: ImageSource, mode: str = "crop", size: int = 518, skip_unreadable: bool = False) -> Clip:
@@ -58,6 +58,8 @@ def clip_of_files(paths: Sequence[Path], mode: str, size: int, skip_unreadable: 
     if lost:
         some = "; ".join(str(error).split("; ")[0] for error in lost[:3]) + ("; ..." if lost[3:] else "")
         warnings.warn(f"{len(lost)} of {len(paths)} images are left out: {some}", stacklevel=3)
+    if MODES[mode].joint is None:
+        read = _as_the_first(read, mode, size)
     animated = sum(more for _, _, more in read)
     if animated:
         warnings.warn(
@@ -73,3 +75,23 @@ def clip_of_files(paths: Sequence[Path], mode: str, size: int, skip_unreadable: 
         [{"path": str(path)} for path in files],
         printable(files[0]),
     )
+
+
+def _as_the_first(read: list[tuple[Path, Fitted, bool]], mode: str, size: int) -> list[tuple[Path, Fitted, bool]]:
+    """The same, the files of other shapes read once more and brought to the first one's."""
+    sides = read[0][1].sides
+    others = {path for path, frame, _ in read if frame.sides != sides}
+    if others:
+        warnings.warn(
+            f"{len(others)} of {len(read)} images differ in shape from the first: they are stretched to its "
+            f"{sides[0]}x{sides[1]}",
+            stacklevel=4,
+        )
+    fitted = []
+    with quiet_pillow():
+        for path, frame, animated in read:
+            if path in others:
+                picture = read_picture(path)
+                frame = fit(picture.rgb, mode, size, picture.alpha, sides)
+            fitted.append((path, frame, animated))
+    return fitted

@@ -24,13 +24,13 @@ def _in_order(piece: str) -> tuple[int, int, str]:
 
 def image_names(paths: Sequence[Path]) -> list[str]:
     """File names, each once; with as much of the folder in front as it takes to tell all frames apart."""
-    names = [_fitting(path.name) for path in paths]
+    names = [fitting(path.name) for path in paths]
     if len(set(names)) == len(names):
         return names
     absolute = [os.path.abspath(path) for path in paths]
     base = os.path.commonpath([os.path.dirname(path) for path in absolute])
     parts = [Path(os.path.relpath(path, base)).parts for path in absolute]
-    names = ["/".join(_fitting(part) for part in each) for each in parts]
+    names = ["/".join(fitting(part) for part in each) for each in parts]
     if len(set(names)) == len(names):
         return names
     return [f"{index:04d}_{name.replace('/', '_')[-_LONGEST:]}" for index, name in enumerate(names)]
@@ -38,11 +38,11 @@ def image_names(paths: Sequence[Path]) -> list[str]:
 
 def frame_names(video: Path, indices: Sequence[int]) -> list[str]:
     """Names of frames of a video: its own, and the frame's index."""
-    stem = _fitting(video.stem)
+    stem = fitting(video.stem)
     return [f"{stem}_{index:06d}" for index in indices]
 
 
-def _fitting(name: str) -> str:
+def fitting(name: str) -> str:
     """The name, printable and with its middle left out where it is too long; the suffix stays."""
     name = printable(name)
     while (excess := len(name.encode()) - _LONGEST) > 0:

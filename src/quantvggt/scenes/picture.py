@@ -89,33 +89,32 @@ def read_picture(path: Path) -> Picture:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of the upright picture, from its header where that tells. Raises InputError as `read_picture`
-    does."""
-    check_file(path)
-    if (kind := content_of(path)) in ("heif", "avif"):
-        _prepare_heif(path, kind)
-    try:
-        with ExitStack() as stack:
-            image = _opened(path, stack)
-            turned = _TURNS.get(_orientation_of(image)) in _SIDEWAYS
-            return (image.height, image.width) if turned else image.size
-    except InputError:
-        raise
-    except Exception:  # what is wrong with the header, reading the whole picture tells, or finds a way around
-        return read_image(path).size
+    """Width and height as the header says, before any turn; no pixel is decoded.
+
+    Raises InputError as `read_picture` does.
+    """
+    with open_image(path, decode=False) as (image, _):
+        return image.size
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture that `read_picture` gives, from the header. Raises InputError as it does."""
+    with open_image(path, decode=False) as (image, orientation):
+        turn = _TURNS.get(_orientation_of(image) if orientation is None else orientation)
+        return (image.height, image.width) if turn in _SIDEWAYS else image.size
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[tuple[Image.Image, int | None]]:
+def open_image(path: Path, decode: bool = True) -> Iterator[tuple[Image.Image, int | None]]:
     """The opened file, its first frame decoded, and its orientation where Pillow can't tell.
 
-    Whatever goes wrong inside is an InputError that names the file.
+    decode=False: its header alone. Whatever goes wrong inside is an InputError that names the file.
     """
     check_file(path)
     if (kind := content_of(path)) in ("heif", "avif"):
         _prepare_heif(path, kind)
     try:
-        with _decoded(path) as (image, orientation):
+        with _opened(path, decode) as (image, orientation):
             yield image, orientation
     except InputError:
         raise
@@ -154,6 +153,8 @@ def has_more_frames(image: Image.Image) -> bool:
     size, position = image.size, image.tell()
     try:
         image.seek(position + 1)
+        if image.size != size:  # not decoded: it may be of any size
+            return False
         image.load()
         return image.size == size
     except Exception:  # a second frame that can't be read is none, whatever its decoder stumbles over
@@ -161,10 +162,10 @@ def has_more_frames(image: Image.Image) -> bool:
 
 
 @contextmanager
-def _decoded(path: Path) -> Iterator[tuple[Image.Image, int | None]]:
+def _opened(path: Path, decode: bool) -> Iterator[tuple[Image.Image, int | None]]:
     with ExitStack() as stack:
         try:
-            image, orientation = _load(path, stack), None
+            image, orientation = _load(path, stack, decode), None
         except InputError:
             raise
         except Exception as error:
@@ -173,23 +174,14 @@ def _decoded(path: Path) -> Iterator[tuple[Image.Image, int | None]]:
             if clean == data:
                 raise
             try:
-                image, orientation = _load(io.BytesIO(clean), stack), orientation_in(exif)
+                image, orientation = _load(io.BytesIO(clean), stack, decode), orientation_in(exif)
             except Exception:
                 raise error from None
         yield image, orientation
 
 
-def _load(file: Path | IO[bytes], stack: ExitStack) -> Image.Image:
-    """Open and decode; the stack closes the image."""
-    image = _opened(file, stack)
-    if image.width * image.height > _LARGE:
-        stack.enter_context(_decoding_large)
-    image.load()
-    return image
-
-
-def _opened(file: Path | IO[bytes], stack: ExitStack) -> Image.Image:
-    """Its header read, nothing decoded."""
+def _load(file: Path | IO[bytes], stack: ExitStack, decode: bool) -> Image.Image:
+    """Open, and decode if asked to; the stack closes the image."""
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     with _opening:
@@ -207,6 +199,11 @@ def _opened(file: Path | IO[bytes], stack: ExitStack) -> Image.Image:
             f"cannot read image {name}: its header says {width}x{height} pixels, more than {_MOST_PIXELS // 10**6} "
             "million; scale it down, or leave it out if it is damaged"
         )
+    if not decode:
+        return image
+    if width * height > _LARGE:
+        stack.enter_context(_decoding_large)
+    image.load()
     return image
 
 

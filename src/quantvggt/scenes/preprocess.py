@@ -23,6 +23,7 @@ PATCH = 14
 WHITE = 1.0
 OPAQUE = 128
 """Where alpha is below, there is no picture."""
+AREA, AREA_SIZE = 255_000, 518  # the most pixels that Pi3's loader makes, for a model of that size
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Fitted:
     scale: tuple[float, float]
     offset: tuple[int, int]
     shown: Tensor | None = None
+
+    @property
+    def sides(self) -> "Size":
+        """Of the pixels."""
+        return self.pixels.shape[2], self.pixels.shape[1]
 
     def mapping(self) -> dict[str, Any]:
         """JSON-able: size of the original in pixels, and scale and offset (x, y) from it to the clip."""
@@ -62,11 +68,11 @@ class Mode:
     """plan: for a picture's width and height, and the side that the model was made for.
 
     joint: the side that frames of unequal sides are brought to: the largest (white is added) or the smallest (they are
-    cut).
+    cut); None: all are resized to the first one's sides, see `fit`.
     """
 
     plan: Callable[[int, int, int], Plan]
-    joint: Callable[[int, int], int] = max
+    joint: Callable[[int, int], int] | None = max
 
 
 def _crop(width: int, height: int, size: int) -> Plan:
@@ -92,11 +98,30 @@ def _longest(width: int, height: int, size: int) -> Plan:
     return Plan([(target, cubic if larger else box) for target, larger in steps], fine)
 
 
-MODES = {"crop": Mode(_crop), "pad": Mode(_pad), "longest": Mode(_longest, joint=min)}
+def _area(width: int, height: int, size: int) -> Plan:
+    most = AREA * (size / AREA_SIZE) ** 2
+    aspect = width / height
+    columns, rows = (max(1, round((most * share) ** 0.5 / PATCH)) for share in (aspect, 1 / aspect))
+    while columns * rows * PATCH**2 > most and max(columns, rows) > 1:
+        if rows == 1 or (columns > 1 and columns / rows > aspect):
+            columns -= 1
+        else:
+            rows -= 1
+    fitting = columns * PATCH, rows * PATCH
+    return Plan([(fitting, Image.Resampling.LANCZOS)], fitting)
+
+
+MODES = {
+    "crop": Mode(_crop),
+    "pad": Mode(_pad),
+    "longest": Mode(_longest, joint=min),
+    "area": Mode(_area, joint=None),
+}
 """crop, VGGT's: the width becomes `size`, the height the nearest multiple of 14; what is taller than `size` is cut
 above and below. pad: the larger side becomes `size`, the rest is white, up to `size` x `size`. longest,
 Depth-Anything-3's: the larger side becomes `size`, then each the nearest multiple of 14 (ties up), and no white is ever
-added."""
+added. area, Pi3's: the picture becomes as large as 255,000 pixels permit if `size` is 518, in proportion if it isn't,
+and all of a clip's frames as large as the first."""
 
 
 def check_mode(mode: str, size: int) -> None:
@@ -107,11 +132,15 @@ def check_mode(mode: str, size: int) -> None:
         raise InputError(f"image size {size} is not a positive multiple of {PATCH}; VGGT was trained at 518")
 
 
-def fit(image: Image.Image, mode: str, size: int, alpha: Image.Image | None = None) -> Fitted:
+def fit(
+    image: Image.Image, mode: str, size: int, alpha: Image.Image | None = None, first: Size | None = None
+) -> Fitted:
     """Resize one RGB picture as a published loader does, see `MODES`; alpha: its transparency, 8 bits, None if it has
-    none."""
+    none. first: what the clip's first frame was resized to, and this one is to be, whatever its own sides."""
     width, height = image.size
     plan = MODES[mode].plan(width, height, size)
+    if first is not None:
+        plan = Plan([(first, plan.resizes[-1][1])], first)
     pixels = torch.from_numpy(np.array(_resized(image, plan))).permute(2, 0, 1).float().div_(255).contiguous()
     scale = pixels.shape[2] / width, pixels.shape[1] / height
     fitted = Fitted(pixels, (width, height), scale, (0, 0))
@@ -176,10 +205,10 @@ def _shown(frames: Sequence[Fitted]) -> Tensor | None:
     return shown
 
 
-def to_common_size(frames: list[Fitted], joint: Callable[[int, int], int]) -> list[Fitted]:
+def to_common_size(frames: list[Fitted], joint: Callable[[int, int], int] | None) -> list[Fitted]:
     """Bring every picture to one height and width, see `Mode.joint`; warns when they differ."""
     shapes = {(frame.pixels.shape[1], frame.pixels.shape[2]) for frame in frames}
-    if len(shapes) == 1:
+    if len(shapes) == 1 or joint is None:
         return frames
     height, width = common_size(shapes, joint)
     warn_if_shapes_differ(shapes, joint)

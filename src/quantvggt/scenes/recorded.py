@@ -3,7 +3,6 @@
 docs/calibration.md describes the file.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,14 +16,14 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.corruption import corrupt
+from quantvggt.scenes.fingerprint import fingerprint
 from quantvggt.scenes.picture import read_image
-from quantvggt.scenes.preprocess import MODES, Fitted, centred, check_mode, fit
+from quantvggt.scenes.preprocess import MODES, Fitted, Size, centred, check_mode, fit
 from quantvggt.scenes.synthetic import make_clip
 from quantvggt.scenes.video import read_frames
 
 FORMAT = "quantvggt-calibration"
 FORMAT_VERSION = 1
-_ENDS = 2**20  # bytes at either end of a file that its fingerprint looks at: a video is large
 
 Source = dict[str, Any]
 Pictures = dict[tuple[str, str, int], dict[int, Fitted]]  # (path of a video, mode, size) -> index -> frame
@@ -79,7 +78,7 @@ def _written(source: Source, folder: Path) -> Source:
     written = dict(source)
     if source.get("kind") in ("images", "video"):
         written["frames"] = [
-            {**frame, "path": _relative(frame["path"], folder), "fingerprint": _fingerprint(frame["path"])}
+            {**frame, "path": _relative(frame["path"], folder), "fingerprint": fingerprint(frame["path"])}
             for frame in source["frames"]
         ]
     elif source.get("kind") != "synthetic":
@@ -101,7 +100,7 @@ def _read(source: Source, folder: Path) -> Source:
             path = os.path.normpath(folder / frame["path"])
             if not Path(path).is_file():
                 raise InputError(f"{path} is missing; put it back or choose anew")
-            if _fingerprint(path) != frame["fingerprint"]:
+            if fingerprint(path) != frame["fingerprint"]:
                 raise InputError(f"{path} has changed since the set was chosen; put it back or choose anew")
             kept = {key: value for key, value in frame.items() if key != "fingerprint"}
             read["frames"].append({**kept, "path": path})
@@ -120,11 +119,13 @@ def _open(source: Source, size: tuple[int, int], names: list[str], pictures: Pic
     if source["kind"] == "synthetic":
         return replace(make_clip(source["seed"], source["frames"], size), source=source)
     check_mode(source["mode"], source["size"])
-    fitted = [_picture(source, frame, pictures) for frame in source["frames"]]
     joint = MODES[source["mode"]].joint
+    first = (size[1], size[0]) if joint is None else None
+    fitted = [_picture(source, frame, pictures, first) for frame in source["frames"]]
     for frame, picture in zip(source["frames"], fitted, strict=True):
         height, width = picture.pixels.shape[-2:]
-        if (joint(height, size[0]), joint(width, size[1])) != tuple(size):
+        brought = (height, width) if joint is None else (joint(height, size[0]), joint(width, size[1]))
+        if brought != tuple(size):
             raise ValueError(f"{frame['path']} is not of a size with the clip it belongs to")
     images = torch.stack([centred(picture, *size).pixels for picture in fitted])
     return Clip(images, list(names), source)
@@ -136,10 +137,10 @@ def _names_of(source: Source) -> list[str]:
     return [str(index) for index in range(frames if isinstance(frames, int) else len(frames))]
 
 
-def _picture(source: Source, frame: dict[str, Any], pictures: Pictures) -> Fitted:
+def _picture(source: Source, frame: dict[str, Any], pictures: Pictures, first: Size | None) -> Fitted:
     if source["kind"] == "video":
         return pictures[frame["path"], source["mode"], source["size"]][frame["frame"]]
-    return fit(read_image(Path(frame["path"])), source["mode"], source["size"])
+    return fit(read_image(Path(frame["path"])), source["mode"], source["size"], first=first)
 
 
 def _decode_videos(sources: Sequence[Source]) -> Pictures:
@@ -167,16 +168,3 @@ def _relative(path: str, folder: Path) -> str:
         return Path(os.path.relpath(absolute, folder)).as_posix()
     except ValueError:  # another drive
         return str(absolute)
-
-
-def _fingerprint(path: str) -> str:
-    """SHA-256, in hex, of a file's length, first and last MiB."""
-    try:
-        with open(path, "rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(str(length).encode() + file.read(_ENDS))
-            file.seek(max(_ENDS, length - _ENDS))
-            digest.update(file.read())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from error
-    return digest.hexdigest()

@@ -18,7 +18,7 @@ from quantvggt.core.limits import usable_cpus
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.images import clip_of_files
 from quantvggt.scenes.names import frame_names, image_names, printable
-from quantvggt.scenes.picture import picture_size, quiet_pillow, read_picture
+from quantvggt.scenes.picture import quiet_pillow, read_picture, upright_size
 from quantvggt.scenes.preprocess import (
     MODES,
     Fitted,
@@ -89,7 +89,7 @@ class PhotoFrames(Frames):
         with quiet_pillow():
             for path in self._paths:
                 try:
-                    original = picture_size(path)
+                    original = upright_size(path)
                     width, height = MODES[mode].plan(*original, size).window
                     shapes.append((height, width))
                     pixels = max(pixels, original[0] * original[1])
@@ -99,14 +99,15 @@ class PhotoFrames(Frames):
         if not shapes:
             raise InputError(f"none of {len(self._paths)} images can be read; the first: {printable(self._paths[0])}")
         self._shapes, self._joint = shapes, MODES[mode].joint
-        self.size = common_size(shapes, self._joint)
+        self.size = shapes[0] if self._joint is None else common_size(shapes, self._joint)
         self.reading = _PER_PIXEL * pixels * min(AHEAD, usable_cpus())
         self.count, self.source = len(shapes), {"kind": "images", "mode": mode, "size": size}
         self.key = [self.source, [_stamp(path) for path in self._paths]]
 
     def __iter__(self) -> Iterator[Frame]:
         """A few files are decoded ahead, at once; for `quiet_pillow` the caller cares."""
-        warn_if_shapes_differ(self._shapes, self._joint)
+        if self._joint is not None:
+            warn_if_shapes_differ(self._shapes, self._joint)
         lost, cut = list[str](), list[float]()
         places = iter(zip(self._paths, self._names, strict=True))
         ahead = min(AHEAD, usable_cpus())
@@ -135,7 +136,11 @@ class PhotoFrames(Frames):
             if self._skip:
                 return path, name, error
             raise
-        return path, name, fit(picture.rgb, self.source["mode"], self.source["size"], picture.alpha)
+        how = (self.source["mode"], self.source["size"], picture.alpha)
+        found, (height, width) = fit(picture.rgb, *how), self.size
+        if self._joint is None and found.sides != (width, height):
+            found = fit(picture.rgb, *how, (width, height))
+        return path, name, found
 
 
 class FilmFrames(Frames):

@@ -210,6 +210,19 @@ class VideoFile:
         return found
 
 
+def video_size(path: Path) -> tuple[int, int]:
+    """Width and height of the largest video stream as the header says; nothing is decoded.
+
+    Raises InputError if the file isn't a video or has no video stream.
+    """
+    with _open(path) as container:
+        contexts = [stream.codec_context for stream in container.streams.video]
+        sizes = [(context.width, context.height) for context in contexts if context is not None]
+    if not sizes:
+        raise InputError(f"{printable(path)} has no video stream; give a video file such as mp4")
+    return max(sizes, key=lambda size: size[0] * size[1])
+
+
 class DecodedFrame:
     """One frame as it was decoded; nothing is converted before it is asked for."""
 

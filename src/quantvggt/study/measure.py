@@ -15,11 +15,15 @@ from quantvggt.checkpoint.locate import stored_bytes
 from quantvggt.core.machine import environment, source_commit
 from quantvggt.core.memory import peak_memory
 from quantvggt.core.scheme import Scheme
+from quantvggt.evaluate.protocols.published import default_protocol
 from quantvggt.evaluate.run import Row, predict, score
 from quantvggt.models import Model
 from quantvggt.study.inputs import Inputs, fingerprint
 from quantvggt.study.plan import Calibration, Cell
 from quantvggt.study.store import Setup
+
+PROTOCOL = default_protocol("synthetic", relpose="quantvggt")
+"""All rows of docs/results.json have the form of the relative pose that the published study has."""
 
 
 def measuring(setup: Setup, folder: Path) -> Callable[[Cell], Row]:
@@ -49,7 +53,7 @@ def _measured(cell: Cell, inputs: Inputs) -> Row:
     known: Row = {"name": cell.form, "method": cell.method, "scheme": cell.scheme, "seed": cell.seed}
     extra: Row = {"key": cell.key, "model_sha256": fingerprint(cell.form), "settings": dict(cell.settings)}
     if cell.method == "float":
-        row = score(reference, clips, None, **known, checkpoint_bytes=_saved_bytes(model))
+        row = score(reference, clips, None, **known, protocol=PROTOCOL, checkpoint_bytes=_saved_bytes(model))
         return {**row, **extra, "calibration": None, "scenes": len(clips)}
 
     scheme = Scheme.parse(cell.scheme)
@@ -62,7 +66,7 @@ def _measured(cell: Cell, inputs: Inputs) -> Row:
     extra["calibration_peak_bytes"] = peak.bytes
     start = time.process_time()
     answers = predict(small, clips, progress=False, dense_frames=inputs.setup.dense_frames)
-    row = score(answers, clips, reference, **known, checkpoint_bytes=_saved_bytes(small))
+    row = score(answers, clips, reference, **known, protocol=PROTOCOL, checkpoint_bytes=_saved_bytes(small))
     extra["evaluation_s"] = round(time.process_time() - start, 3)
     extra["calibration"] = None
     if needed:

@@ -15,7 +15,7 @@ from quantvggt.calibrate.methods import make_method
 from quantvggt.core.errors import InputError
 from quantvggt.core.limits import usable_cpus
 from quantvggt.core.scheme import Scheme
-from quantvggt.jobs.workers import Workers
+from quantvggt.jobs.executor import Place
 from quantvggt.study.inputs import Inputs, fingerprint
 from quantvggt.study.measure import measuring
 from quantvggt.study.plan import Cell, Entry, cells, study
@@ -46,6 +46,7 @@ def run_study(
     *,
     minutes: float | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     filters: Filters = Filters(),
     redo: bool = False,
     dry_run: bool = False,
@@ -56,7 +57,8 @@ def run_study(
 ) -> dict[str, Any]:
     """Measure the cells of the plan that `path` has no row for yet, then write the tables beside it (.md).
 
-    minutes: no cell is started after so long. workers: processes, default one a core, 0: none but this one.
+    minutes: no cell is started after so long. workers: processes, default one a core, 0: none but this one; with `ray`,
+    the address of a cluster (`jobs.cluster`), workers there, default as many as have room.
     redo: forget the finished rows that the filters select first. dry_run: only say what is missing.
     tables_only: measure nothing. folder: for what is computed once.
     The file is written after every cell, so an interruption loses only what was running; the next call goes on.
@@ -66,8 +68,9 @@ def run_study(
     Returns "results" (the path), "rows", "missing" (of the selected) and "failed" (keys and errors).
     Raises InputError if the file is something else, a filter matches nothing, or `workers` is negative.
     """
-    if workers is not None and workers < 0:
-        raise InputError(f"workers is {workers}; give 1 or more processes, or 0 for this one alone")
+    if workers is None:
+        workers = usable_cpus() if ray is None else 0
+    place = Place(workers, ray, threads=1)  # small models leave a second one waiting; its sums would be other sums
     path = Path(path)
     results = Results.load(path, setup)
     plan = study() if plan is None else plan
@@ -91,8 +94,7 @@ def run_study(
             _say(f"  {cell.key}")
     else:
         todo = [] if tables_only else possible
-        count = workers if workers is not None else usable_cpus()
-        failed = _run(todo, results, path, minutes, count, Inputs(setup, folder))
+        failed = _run(todo, results, path, minutes, place, Inputs(setup, folder.absolute()))
         write_tables(results, plan, path.with_suffix(".md"))
     left = sum(key not in results.rows for key in selected)
     for key, error in failed.items():
@@ -106,7 +108,7 @@ def run_study(
 
 
 def _run(
-    todo: Sequence[Cell], results: Results, path: Path, minutes: float | None, count: int, inputs: Inputs
+    todo: Sequence[Cell], results: Results, path: Path, minutes: float | None, place: Place, inputs: Inputs
 ) -> dict[str, str]:
     """Fill `results`; returns the errors by key. Ctrl-C ends it early, like the clock."""
     failed: dict[str, str] = {}
@@ -118,9 +120,9 @@ def _run(
         stop = None if minutes is None else time.monotonic() + 60 * minutes
         bar = tqdm(total=len(todo), desc="study", unit="cell", smoothing=0.05)
         work = partial(measuring, inputs.setup, inputs.folder)
-        with bar, Workers[Cell](min(count, len(todo)), work) as workers:
-            for outcome in workers.run(_until(stop, todo)):
-                key = outcome.task.key
+        with bar, place.open(work, len(todo)) as executor:
+            for outcome in executor.run(_until(stop, todo)):
+                key = outcome.name
                 if outcome.error:
                     failed[key] = outcome.error
                     bar.write(f"failed: {key}", file=sys.stderr)
@@ -134,12 +136,12 @@ def _run(
     return failed
 
 
-def _until(stop: float | None, todo: Sequence[Cell]) -> Iterator[Cell]:
-    """The cells, up to the moment `stop` of the monotonic clock."""
+def _until(stop: float | None, todo: Sequence[Cell]) -> Iterator[tuple[str, Cell]]:
+    """The cells by key, up to the moment `stop` of the monotonic clock."""
     for cell in todo:
         if stop is not None and time.monotonic() > stop:
             return
-        yield cell
+        yield cell.key, cell
 
 
 def _fingerprints(selected: dict[str, Cell]) -> dict[str, str]:

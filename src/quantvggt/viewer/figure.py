@@ -7,10 +7,11 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from quantvggt.reconstruction.geometry import camera_centres, frustum
+from quantvggt.reconstruction.geometry import camera_centres, frustum, upright_axes
 from quantvggt.reconstruction.points import MIN_CONFIDENCE, PointCloud, select_points
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.reconstruction.style import camera_colours, frustum_length
+from quantvggt.viewer.overview import overview
 
 MAX_POINTS = 60_000
 PLOT_HALF_ANGLE = np.pi / 8
@@ -60,7 +61,7 @@ def figure_and_views(scene: Scene, max_points: int, min_confidence: float) -> tu
         scene={
             **{f"{name}axis": {**axis, "range": limits} for name, limits in zip("xyz", ranges, strict=True)},
             "aspectmode": "cube",
-            "camera": _overview(scene, stage, cloud),
+            "camera": stage.view(*map(stage.turn, overview(scene, cloud.xyz))),
             "dragmode": "turntable",
             "bgcolor": "rgba(0,0,0,0)",
         },
@@ -73,7 +74,7 @@ def figure_and_views(scene: Scene, max_points: int, min_confidence: float) -> tu
 
 def set_stage(scene: Scene, cloud: PointCloud) -> Stage:
     """Turn the scene upright and make room for all cameras and all but the farthest stray points."""
-    rotation = np.stack(_upright_axes(scene))
+    rotation = upright_axes(scene.extrinsics)
     turned = cloud.xyz.astype(np.float64) @ rotation.T
     centres = camera_centres(scene.extrinsics) @ rotation.T
     low, high = np.percentile(turned, [1, 99], axis=0)
@@ -81,18 +82,6 @@ def set_stage(scene: Scene, cloud: PointCloud) -> Stage:
     low, high = np.minimum(low - margin, centres.min(0)), np.maximum(high + margin, centres.max(0))
     half = float((high - low).max() / 2) + frustum_length(scene)
     return Stage(rotation, (low + high) / 2, half)
-
-
-def _overview(scene: Scene, stage: Stage, cloud: PointCloud) -> dict[str, Any]:
-    """From behind the first camera, a little above, far enough to see most of the points."""
-    points = stage.turn(cloud.xyz)
-    target = np.median(points, axis=0)
-    away = stage.turn(camera_centres(scene.extrinsics[:1]))[0] - target
-    level = np.array([away[0], away[1], 0])
-    direction = level / max(float(np.linalg.norm(level)), 1e-9) + np.array([0, 0, 0.45])
-    spread = np.percentile(np.linalg.norm(points - target, axis=1), 90)
-    distance = max(1.75 * np.linalg.norm(away), 1.6 * spread)
-    return stage.view(target + distance * direction / np.linalg.norm(direction), target)
 
 
 def _frame_views(scene: Scene, stage: Stage) -> list[dict[str, Any]]:
@@ -107,20 +96,6 @@ def _frame_views(scene: Scene, stage: Stage) -> list[dict[str, Any]]:
         ends = (centres[frame] - step * forward[frame], centres[frame] + distance * forward[frame])
         views.append(stage.view(*ends))
     return views
-
-
-def _upright_axes(scene: Scene) -> tuple[Vectors, Vectors, Vectors]:
-    """The world's right, forward and up.
-
-    Up is where the cameras' own up directions point on average, but rather at right angles to their x axes:
-    people pitch a camera up and down, and seldom roll it.
-    """
-    x_axes, y_axes = scene.extrinsics[:, 0, :3].astype(np.float64), scene.extrinsics[:, 1, :3].astype(np.float64)
-    up = np.linalg.solve(x_axes.T @ x_axes / len(x_axes) + 0.01 * np.eye(3), -y_axes.mean(0))
-    up /= np.linalg.norm(up)
-    right = x_axes[0] - (x_axes[0] @ up) * up
-    right /= np.linalg.norm(right)
-    return right, np.cross(up, right), up
 
 
 def _points(stage: Stage, cloud: PointCloud) -> go.Scatter3d:

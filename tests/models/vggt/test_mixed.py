@@ -10,7 +10,7 @@ import quantvggt as qv
 from quantvggt.core.errors import InputError
 from quantvggt.kernels import registry
 from quantvggt.models import VGGT
-from quantvggt.models.vggt.heads.dpt import DPTHead
+from quantvggt.models.dpt import DPTHead
 from quantvggt.nn.quant_linear import QuantLinear
 from tiny import require_attention, tiny_clip, tiny_model
 

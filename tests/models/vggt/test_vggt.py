@@ -8,9 +8,8 @@ import torch
 import seeded
 from close import assert_close_answers
 from quantvggt.core.errors import InputError
-from quantvggt.models import VGGT, VGGTConfig
+from quantvggt.models import VGGT, VGGTConfig, dpt
 from quantvggt.models.seeded import seeded_model
-from quantvggt.models.vggt.heads import dpt
 from quantvggt.nn import block
 from tiny import CONFIG, require_attention, sane_model, tiny_clip, tiny_model
 

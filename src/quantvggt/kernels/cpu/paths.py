@@ -141,6 +141,8 @@ class AttentionPath(CpuPath):
             return f"bfloat16 only, not {str(step.qkv.dtype).removeprefix('torch.')}"
         if step.head_size not in HEAD_SIZES:
             return f"heads of {', '.join(map(str, HEAD_SIZES))} channels, not {step.head_size}"
+        if step.seen is not None and bool(step.seen.isnan().any()):
+            return "weights that are no numbers"
         return None if step.qkv.numel() else "there are no tokens"
 
     def _agrees(self) -> bool:
@@ -150,8 +152,14 @@ class AttentionPath(CpuPath):
         (batch, n, _), heads, d = step.qkv.shape, step.num_heads, step.head_size
         out = step.empty()
         # Held by name: what is made here must outlive the call.
+        members, ends, weights = _groups(step.seen)
+        length = n if step.seen is None else len(step.seen)
+        sizes = [length] * (n // length) + [
+            n // length * size for size in ends.diff(prepend=ends.new_zeros(1)).tolist()
+        ]
+        slots = sum((size + 31) // 32 * 32 for size in sizes)
         norms = [None if v is None else v.float() for v in (step.q_weight, step.q_bias, step.k_weight, step.k_bias)]
-        workspace = torch.empty(batch * heads * d * ((n + 31) // 32 * 32), dtype=torch.int32)
+        workspace = torch.empty(batch * heads * d * slots, dtype=torch.int32)
         q_weight, q_bias, k_weight, k_bias = map(_address, norms)
         self._call(
             qkv=_address(step.qkv),
@@ -161,6 +169,9 @@ class AttentionPath(CpuPath):
             k_bias=k_bias,
             cosine=_address(step.cosine),
             sine=_address(step.sine),
+            members=_address(members),
+            group_ends=_address(ends),
+            group_weights=_address(weights),
             workspace=_address(workspace),
             out=_address(out),
             batch=batch,
@@ -168,10 +179,23 @@ class AttentionPath(CpuPath):
             heads=heads,
             d=d,
             frame_tokens=n if step.cosine is None else len(step.cosine),
+            frame_length=length,
+            groups=len(ends),
             eps=step.eps,
             scale=math.log2(math.e) / math.sqrt(d),
         )
         return out
+
+
+def _groups(seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Places in a frame that others see, those of one weight together; where each group ends; log2 of its weight."""
+    if seen is None:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), torch.empty(0)
+    weights, group = seen.unique(return_inverse=True)
+    first = int(weights[0] == -math.inf)
+    members = torch.cat([torch.nonzero(group == index)[:, 0] for index in range(len(weights))])
+    counts = group.bincount(minlength=len(weights))
+    return members[counts[:first].sum() :], counts[first:].cumsum(0), weights[first:] * math.log2(math.e)
 
 
 def _address(tensor: Tensor | None) -> int | None:

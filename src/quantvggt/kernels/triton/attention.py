@@ -1,11 +1,11 @@
 """`attention`: queries and keys through LayerNorm and rotary embedding in one kernel, then PyTorch's own attention."""
 
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from quantvggt.kernels import reference
 from quantvggt.kernels.contract import Attention
 from quantvggt.kernels.triton.launch import Launch
 
@@ -51,7 +51,7 @@ def attend(step: Attention, prepared: Tensor | None) -> Tensor:
     if prepared is not None:
         q, k = prepared.unbind(0)
     with sdpa_kernel(PRIORITY, set_priority=True):
-        y = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        y = reference.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), step.seen)
     return y.transpose(1, 2).flatten(2)
 
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from quantvggt.models.dino import DinoV2
+from quantvggt.models.dino import DINO_BACKBONES, DinoV2, normalise
 from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.nn.block import Block, PatchEmbed
 from quantvggt.nn.quant_linear import mark_frames
@@ -14,8 +14,6 @@ from quantvggt.nn.rope import rope_tables
 
 NUM_REGISTERS = 4
 NUM_SPECIAL = 1 + NUM_REGISTERS  # tokens before the patch tokens of each frame; the other one is the camera's
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Aggregator(nn.Module):
@@ -37,7 +35,7 @@ class Aggregator(nn.Module):
         if config.patch_embed == "conv":
             self.patch_embed = PatchEmbed(config.patch_size, dim)
         else:
-            self.patch_embed = DinoV2(config.patch_embed, config.img_size, config.patch_size)
+            self.patch_embed = DinoV2(DINO_BACKBONES[config.patch_embed], config.img_size, config.patch_size)
         # index 0: the tokens of the first frame, whose camera is the world; index 1: those of every other frame
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)
         self.register_token = nn.Parameter(torch.randn(1, 2, NUM_REGISTERS, dim) * 1e-6)
@@ -52,7 +50,7 @@ class Aggregator(nn.Module):
     def _forward(self, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         batch, frames, _, height, width = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
-        mark_frames(self, NUM_SPECIAL + rows * columns, NUM_SPECIAL)  # DINOv2 has as many special tokens
+        mark_frames(self, NUM_SPECIAL + rows * columns, NUM_SPECIAL, columns)  # DINOv2 has as many special tokens
         x = self.embed(images)
         rope = rope_tables(rows, columns, NUM_SPECIAL, self.head_dim, images.device)
         kept = {}
@@ -69,12 +67,7 @@ class Aggregator(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """[B, S, 3, H, W] -> [B, S, P, C]: camera and register tokens, then the patch tokens."""
         batch, frames = images.shape[:2]
-        patches = self.patch_embed(self.normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
+        patches = self.patch_embed(normalise(images).flatten(0, 1)).unflatten(0, (batch, frames))
         special = torch.cat((self.camera_token, self.register_token), dim=2)
         special = torch.cat((special[:, :1], special[:, 1:].expand(-1, frames - 1, -1, -1)), dim=1)
         return torch.cat((special.expand(batch, -1, -1, -1), patches), dim=2)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1] to what DINOv2 was trained on."""
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return (images - mean) / std

@@ -1,9 +1,9 @@
 """What running a VGGT takes: memory and operations, from its config."""
 
 from quantvggt.models.dino import DINO_BACKBONES
+from quantvggt.models.dpt import frames_per_chunk
 from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.models.vggt.config import VGGTConfig
-from quantvggt.models.vggt.heads.dpt import frames_per_chunk
 from quantvggt.nn.block import MLP_ROWS_PER_CHUNK
 
 FLOAT32 = 4

@@ -5,20 +5,20 @@ State-dict keys and shapes are those of the published checkpoint.
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from quantvggt.core.errors import InputError
 from quantvggt.models.answers import Answers
+from quantvggt.models.dpt import DPTHead, Layout, activate_depth, activate_points, by_chunks
 from quantvggt.models.family import Model, Part
 from quantvggt.models.pose import decode_pose
 from quantvggt.models.vggt import cost, parts
-from quantvggt.models.vggt.aggregator import Aggregator
+from quantvggt.models.vggt.aggregator import NUM_SPECIAL, Aggregator
 from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.models.vggt.heads.camera import CameraHead
-from quantvggt.models.vggt.heads.dpt import DPTHead, activate_depth, activate_points, frames_per_chunk
 from quantvggt.models.vggt.heads.track import FEATURES, LEVELS, STRIDE, Tracker
 
 Tokens = dict[int, Tensor]
@@ -27,14 +27,23 @@ _PIECE = re.compile(r"track_head\.feature_extractor|\w+\.scratch\.\w+|\w+\.\w+")
 MIN_TRACK_SIDE = STRIDE * 2 ** (LEVELS - 1)  # the smallest level of the correlation pyramid still has a cell
 
 
+def _layout(config: VGGTConfig, features: int) -> Layout:
+    return Layout(
+        config.patch_size,
+        features,
+        config.dpt_out_channels,
+        config.dpt_layers,
+        special=NUM_SPECIAL,
+        activated_skips=True,
+    )
+
+
 class TrackHead(nn.Module):
     """Track features by DPT, then the tracker."""
 
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
-        self.feature_extractor = DPTHead(
-            2 * config.embed_dim, config.patch_size, FEATURES, config.dpt_out_channels, config.dpt_layers, None, STRIDE
-        )
+        self.feature_extractor = DPTHead(2 * config.embed_dim, _layout(config, FEATURES), None, STRIDE)
         self.tracker = Tracker()
 
 
@@ -49,11 +58,11 @@ class VGGT(Model):
         self.aggregator = Aggregator(config)
         if "camera" in config.heads:
             self.camera_head = CameraHead(dim, config.camera_trunk_depth, config.camera_num_heads)
-        dpt = config.patch_size, config.dpt_features, config.dpt_out_channels, config.dpt_layers
+        layout = _layout(config, config.dpt_features)
         if "point" in config.heads:
-            self.point_head = DPTHead(dim, *dpt, out_dim=4)
+            self.point_head = DPTHead(dim, layout, out_dim=4)
         if "depth" in config.heads:
-            self.depth_head = DPTHead(dim, *dpt, out_dim=2)
+            self.depth_head = DPTHead(dim, layout, out_dim=2)
         if "track" in config.heads:
             self.track_head = TrackHead(config)
 
@@ -181,22 +190,12 @@ class VGGT(Model):
         tokens: dict[int, Tensor],
         images: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Run a dense head a few frames at a time, writing each chunk where it belongs."""
-        batch, frames, _, height, width = images.shape
-        total = batch * frames
-        step = total if torch.is_grad_enabled() else frames_per_chunk(height, width)
-        shown = {layer: tokens[layer].flatten(0, 1) for layer in set(self.config.dpt_layers)}
-        outputs: list[Tensor] = []
-        for first in range(0, total, step):
-            part = {layer: x[first : first + step].to(head.norm.weight.dtype) for layer, x in shown.items()}
-            values = activate(head(part, height, width))
-            if step >= total:
-                outputs = list(values)
-                break
-            outputs = outputs or [value.new_empty(total, *value.shape[1:]) for value in values]
-            for output, value in zip(outputs, values, strict=True):
-                output[first : first + step] = value
-        return tuple(output.unflatten(0, (batch, frames)) for output in outputs)
+        height, width = images.shape[-2:]
+
+        def run(shown: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
+            return activate(head({layer: x.to(head.dtype) for layer, x in shown.items()}, height, width))
+
+        return by_chunks(run, {layer: tokens[layer] for layer in set(self.config.dpt_layers)}, height, width)
 
     def can_track(self, height: int, width: int) -> bool:
         return "track" in self.heads and min(height, width) >= MIN_TRACK_SIDE

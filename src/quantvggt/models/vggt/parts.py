@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quantvggt.models.dino import DinoV2
+from quantvggt.models.dino import DinoV2, normalise
 from quantvggt.models.family import Part, Place
 from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.nn.rope import RopeTables, rope_tables
@@ -32,7 +32,7 @@ class Dino(Part):
         return embed if isinstance(embed, DinoV2) else None
 
     def start(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.dino.embed(self.model.aggregator.normalise(images)[0]), None
+        return self.dino.embed(normalise(images)[0]), None
 
 
 class Trunk(Part):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,10 +15,15 @@ ARRAYS = ("images", "extrinsics", "intrinsics", "depth", "depth_conf", "points",
 
 def write_npz(scene: Scene, path: Path) -> None:
     """The arrays under their names in Scene; names and provenance as JSON text under "about"."""
+    with atomic_file(path) as temporary, open(temporary, "wb") as stream:
+        dump_npz(scene, stream)
+
+
+def dump_npz(scene: Scene, stream: BinaryIO) -> None:
+    """The same, to an open file."""
     about = json.dumps({"version": VERSION, "names": scene.names, "provenance": scene.provenance})
     arrays = {name: getattr(scene, name) for name in ARRAYS}
-    with atomic_file(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, about=np.array(about), **arrays)
+    np.savez_compressed(stream, about=np.array(about), **arrays)
 
 
 def read_npz(path: Path) -> Scene:

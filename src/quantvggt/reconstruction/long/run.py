@@ -90,7 +90,7 @@ class _Run:
         self.work, self.progress = work, progress
         inputs: dict[str, Any] = {"frames": frames.key, "chunking": asdict(chunking), "points": points}
         inputs["known"] = None if intrinsics is None else intrinsics.key
-        inputs["products"] = str(model.products)
+        inputs["precision"] = [str(model.products), model.attention]
         self.store = Store(work, task_of(inputs, model.state_dict().items(), ROOMS))
 
     def scene(self) -> Scene:

@@ -43,8 +43,11 @@ struct AttentionArgs {
     const void *qkv;         // bfloat16 [batch, n, 3, heads, d]
     const float *q_weight, *q_bias, *k_weight, *k_bias; // [d] or null: LayerNorm of queries and keys, with a bias or without
     const float *cosine, *sine; // [frame_tokens, d] or null: rotary embedding
-    uint32_t *workspace;     // batch * heads * d * (n up to a multiple of 32) words
+    const int64_t *members, *group_ends; // places in a frame that all others see, group by group, and where each group ends
+    const float *group_weights; // [groups]: log2 of what its tokens count for
+    uint32_t *workspace;     // batch * heads * d words for each slot of a key, of which every region has a multiple of 32:
+                             // frame_length in each of a batch's n / frame_length frames, and as often each group's members
     void *out;               // bfloat16 [batch, n, heads, d]
-    int64_t batch, n, heads, d, frame_tokens, threads;
+    int64_t batch, n, heads, d, frame_tokens, frame_length, groups, threads;
     float eps, scale;        // of LayerNorm; of scores, times log2(e)
 };

@@ -1,7 +1,9 @@
 // Softmax attention for d channels a head, after LayerNorm and rotary embedding of queries and keys, in bfloat16
 // with float32 sums. Keys and values of every head are first laid out once in pairs, as vdpbf16ps and tdpbf16ps take
 // them; then a task takes a block of queries through all keys, block by block, with a running maximum (Flash attention,
-// arXiv 2205.14135), so no score leaves the caches. A path brings a struct Products<D>:
+// arXiv 2205.14135), so no score leaves the caches. Keys come in regions: a frame's own, which only its queries see, and
+// groups of tokens that those of all other frames see, each with a weight. Exact attention is one frame, without groups.
+// A path brings a struct Products<D>:
 //   KEYS          of a block: its scores stay near L1
 //   ROWS          queries that share a load of keys
 //   Task          lives as long as a thread multiplies
@@ -59,12 +61,35 @@ struct Attention {
     static constexpr int64_t WORDS = D / 2, COLUMNS = D / 16, ROWS = Products::ROWS, KEYS = Products::KEYS;
 
     const AttentionArgs &args;
-    int64_t keys, key_tasks, query_tasks;  // keys: padded; tasks of one head
+    int64_t frames, own;                   // of a batch's item; a frame's own keys, padded
+    int64_t keys, key_tasks, query_tasks;  // of one head: slots for keys, tasks; query tasks: of a frame
 
     explicit Attention(const AttentionArgs &a) : args(a) {
-        keys = (a.n + PADDING - 1) / PADDING * PADDING;
+        frames = a.n / a.frame_length;
+        own = padded(a.frame_length);
+        keys = frames * own;
+        for (int64_t g = 0; g < a.groups; g++) keys += padded(frames * size_of(g));
         key_tasks = (keys + KEYS_PER_TASK - 1) / KEYS_PER_TASK;
-        query_tasks = (a.n + QUERIES - 1) / QUERIES;
+        query_tasks = (a.frame_length + QUERIES - 1) / QUERIES;
+    }
+
+    static int64_t padded(int64_t count) { return (count + PADDING - 1) / PADDING * PADDING; }
+    int64_t size_of(int64_t group) const { return args.group_ends[group] - (group ? args.group_ends[group - 1] : 0); }
+
+    // The token whose key lies in a slot, -1 if none does.
+    int64_t token_of(int64_t slot) const {
+        if (slot < frames * own) {
+            const int64_t i = slot % own;
+            return i < args.frame_length ? slot / own * args.frame_length + i : -1;
+        }
+        slot -= frames * own;
+        for (int64_t g = 0; g < args.groups; slot -= padded(frames * size_of(g)), g++) {
+            const int64_t size = size_of(g);
+            if (slot >= padded(frames * size)) continue;
+            const int64_t *members = args.members + args.group_ends[g] - size;
+            return slot < frames * size ? slot / size * args.frame_length + members[slot % size] : -1;
+        }
+        return -1;
     }
 
     // [panel of 16 keys][pair of channels][key], and behind it [pair of keys][channel].
@@ -123,16 +148,18 @@ struct Attention {
         const int64_t head = task / self.key_tasks, first = task % self.key_tasks * KEYS_PER_TASK;
         const int64_t end = first + KEYS_PER_TASK < self.keys ? first + KEYS_PER_TASK : self.keys;
         uint32_t *k = self.key_words(head), *v = self.value_words(head);
-        for (int64_t token = first; token < end; token += 2) {
+        for (int64_t slot = first; slot < end; slot += 2) {
             uint16_t key[2][D] = {}, value[2][D] = {};
-            for (int64_t i = 0; i < 2 && token + i < self.args.n; i++) {
-                self.prepare(self.source(head, token + i, 1), token + i, self.args.k_weight, self.args.k_bias, key[i]);
-                std::memcpy(value[i], self.source(head, token + i, 2), sizeof value[i]);
+            for (int64_t i = 0; i < 2; i++) {
+                const int64_t token = self.token_of(slot + i);
+                if (token < 0) continue;
+                self.prepare(self.source(head, token, 1), token, self.args.k_weight, self.args.k_bias, key[i]);
+                std::memcpy(value[i], self.source(head, token, 2), sizeof value[i]);
             }
-            uint32_t *panel = k + token / 16 * 16 * WORDS + token % 16;
+            uint32_t *panel = k + slot / 16 * 16 * WORDS + slot % 16;
             for (int64_t w = 0; w < WORDS; w++)
                 for (int i = 0; i < 2; i++) std::memcpy(&panel[w * 16 + i], &key[i][2 * w], 4);
-            uint32_t *row = v + token / 2 * D;
+            uint32_t *row = v + slot / 2 * D;
             for (int i = 0; i < D; i++) row[i] = value[0][i] | uint32_t(value[1][i]) << 16;
         }
     }
@@ -145,11 +172,17 @@ struct Attention {
         float maximum[QUERIES], sum[QUERIES];
     };
 
+    struct Region {  // of keys in slots from `first` on: `count` of them, of which `hidden` to `shown` - 1 aren't seen
+        int64_t first, count, hidden, shown;
+        float weight;  // log2 of it
+    };
+
     static void attend(void *pointer, int64_t task) {
         const Attention &self = *static_cast<const Attention *>(pointer);
         const AttentionArgs &args = self.args;
-        const int64_t head = task / self.query_tasks, first = task % self.query_tasks * QUERIES;
-        const int64_t count = args.n - first < QUERIES ? args.n - first : QUERIES;
+        const int64_t row = task / self.query_tasks, head = row / self.frames, frame = row % self.frames;
+        const int64_t first = task % self.query_tasks * QUERIES, start = frame * args.frame_length + first;
+        const int64_t count = args.frame_length - first < QUERIES ? args.frame_length - first : QUERIES;
         const int64_t padded = (count + ROWS - 1) / ROWS * ROWS;
         State &state = *static_cast<State *>(scratch(sizeof(State)));
         [[maybe_unused]] typename Products::Task task_state;
@@ -157,36 +190,53 @@ struct Attention {
         for (int64_t q = 0; q < padded; q++) {
             state.maximum[q] = -INFINITY, state.sum[q] = 0;
             // Absent queries repeat the last one.
-            const int64_t token = first + (q < count ? q : count - 1);
+            const int64_t token = start + (q < count ? q : count - 1);
             self.prepare(self.source(head, token, 0), token, args.q_weight, args.q_bias, state.queries[q]);
         }
-        const uint32_t *k = self.key_words(head), *v = self.value_words(head);
-        for (int64_t key = 0; key < self.keys; key += KEYS) {
-            const int64_t width = self.keys - key < KEYS ? self.keys - key : KEYS;
-            for (int64_t q = 0; q < padded; q += ROWS) {
-                self.weigh(state, q, key, k + key * WORDS, width);
-                Products::add_values(state.weights[0], v + key / 2 * D, width, state.out[q]);
-            }
+        self.see(state, padded, head, {frame * self.own, args.frame_length, 0, 0, 0});
+        int64_t slot = self.frames * self.own;
+        for (int64_t g = 0; g < args.groups && self.frames > 1; g++) {
+            const int64_t size = self.size_of(g), all = self.frames * size;
+            self.see(state, padded, head, {slot, all, frame * size, (frame + 1) * size, args.group_weights[g]});
+            slot += Attention::padded(all);
         }
         const int64_t batch = head / args.heads;
         for (int64_t q = 0; q < count; q++) {
-            const int64_t row = (batch * args.n + first + q) * args.heads + head % args.heads;
-            bfloat16 *out = static_cast<bfloat16 *>(args.out) + row * D;
+            const int64_t token = (batch * args.n + start + q) * args.heads + head % args.heads;
+            bfloat16 *out = static_cast<bfloat16 *>(args.out) + token * D;
             const float factor = 1 / state.sum[q];
             for (int i = 0; i < D; i++) narrow(state.out[q][i] * factor, out[i]);
         }
     }
 
+    void see(State &state, int64_t padded, int64_t head, const Region &region) const {
+        const uint32_t *k = key_words(head) + region.first * WORDS, *v = value_words(head) + region.first / 2 * D;
+        for (int64_t key = 0; key < region.count; key += KEYS) {
+            const int64_t end = key + KEYS < region.count ? key + KEYS : region.count;
+            const int64_t width = (end - key + PADDING - 1) / PADDING * PADDING;
+            for (int64_t q = 0; q < padded; q += ROWS) {
+                weigh(state, q, key, k + key * WORDS, width, region);
+                Products::add_values(state.weights[0], v + key / 2 * D, width, state.out[q]);
+            }
+        }
+    }
+
     // Exponentials of a block's scores, against the maximum so far: where nothing is far above that, it needs no
     // other. Else against the new one, to which what was summed before is scaled.
-    void weigh(State &state, int64_t q, int64_t key, const uint32_t *k, int64_t width) const {
-        const bool whole = key + width <= args.n;
-        if (key && whole &&
-            Products::weigh(state.queries[q], k, width, args.scale, &state.maximum[q], state.weights[0], &state.sum[q]))
+    void weigh(State &state, int64_t q, int64_t key, const uint32_t *k, int64_t width, const Region &region) const {
+        const int64_t hidden = std::max(region.hidden - key, int64_t(0)), shown = std::min(region.shown - key, width);
+        const bool whole = key + width <= region.count && hidden >= shown;
+        float shift[ROWS];
+        for (int64_t r = 0; r < ROWS; r++) shift[r] = state.maximum[q + r] - region.weight;
+        if (state.maximum[q] > -INFINITY && whole &&
+            Products::weigh(state.queries[q], k, width, args.scale, shift, state.weights[0], &state.sum[q]))
             return;
         Products::score(state.queries[q], k, width, state.scores[0]);
-        for (int64_t r = 0; r < ROWS && !whole; r++)
-            std::fill(state.scores[r] + args.n - key, state.scores[r] + width, -INFINITY);
+        for (int64_t r = 0; r < ROWS && !whole; r++) {
+            if (hidden < shown) std::fill(state.scores[r] + hidden, state.scores[r] + shown, -INFINITY);
+            if (key + width > region.count)
+                std::fill(state.scores[r] + region.count - key, state.scores[r] + width, -INFINITY);
+        }
         float maximum[ROWS];  // all rows' first, so that one's wait overlaps the next one's
         for (int64_t r = 0; r < ROWS; r++) {
             __m512 a = _mm512_load_ps(state.scores[r]), b = _mm512_load_ps(&state.scores[r][16]);
@@ -194,7 +244,7 @@ struct Attention {
                 a = _mm512_max_ps(a, _mm512_load_ps(&state.scores[r][i]));
                 b = _mm512_max_ps(b, _mm512_load_ps(&state.scores[r][i + 16]));
             }
-            maximum[r] = _mm512_reduce_max_ps(_mm512_max_ps(a, b)) * args.scale;
+            maximum[r] = _mm512_reduce_max_ps(_mm512_max_ps(a, b)) * args.scale + region.weight;
         }
         for (int64_t r = 0; r < ROWS; r++) {
             float &old = state.maximum[q + r], &total = state.sum[q + r];
@@ -207,7 +257,7 @@ struct Attention {
             __m512 sum = _mm512_setzero_ps();
             for (int64_t i = 0; i < width; i += 32) {
                 const __m512 a = _mm512_load_ps(&state.scores[r][i]), b = _mm512_load_ps(&state.scores[r][i + 16]);
-                sum = _mm512_add_ps(sum, exponentials(a, b, args.scale, old, &state.weights[r][i]));
+                sum = _mm512_add_ps(sum, exponentials(a, b, args.scale, old - region.weight, &state.weights[r][i]));
             }
             total += _mm512_reduce_add_ps(sum);
         }
@@ -220,7 +270,7 @@ void attention(const AttentionArgs *args) {
     Self self(*args);
     const int64_t heads = args->batch * args->heads;
     run_tasks(heads * self.key_tasks, args->threads, Self::lay_out, &self);
-    run_tasks(heads * self.query_tasks, args->threads, Self::attend, &self);
+    run_tasks(heads * self.frames * self.query_tasks, args->threads, Self::attend, &self);
 }
 
 template <template <int> class Products>
