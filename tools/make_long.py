@@ -3,9 +3,9 @@
     torchrun --nproc-per-node 2 tools/make_long.py --device cpu --threads 1 --out runs/long --minutes 95
 
 Data, losses and schedule are those of train_nano.py. What trains are low-rank updates of the linear layers of the
-trunk and of the camera head's blocks, and their small tensors; patch embedding and dense heads stay. OUT/state.pt goes
-on with --resume; OUT/vggt-nano-long is the asset: overlay.safetensors and config.json, to be copied to
-src/quantvggt/assets/. See docs/nano.md.
+trunk and of the camera head's blocks, and their small tensors; the rest stays. OUT/state.pt goes on with --resume;
+OUT/vggt-nano-long is the asset: overlay.safetensors and config.json, to be copied to src/quantvggt/assets/. See
+docs/nano.md.
 """
 
 import copy
