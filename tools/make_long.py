@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 tools/make_long.py --device cpu --threads 1 --out runs/long --minutes 95
 
-Data, losses and schedule are those of train_nano.py. What trains are low-rank updates of the linear layers of the trunk
-and of the camera head's blocks, and their small tensors; patch embedding and dense heads stay. OUT/state.pt goes on with
---resume; OUT/vggt-nano-long is the asset: overlay.safetensors and config.json, to be copied to src/quantvggt/assets/.
-See docs/nano.md.
+Data, losses and schedule are those of train_nano.py. What trains are low-rank updates of the linear layers of the
+trunk and of the camera head's blocks, and their small tensors; the rest stays. OUT/state.pt goes on with --resume;
+OUT/vggt-nano-long is the asset: overlay.safetensors and config.json, to be copied to src/quantvggt/assets/. See
+docs/nano.md.
 """
 
 import copy
@@ -22,7 +22,7 @@ from nano.data import Batch
 from nano.lowrank import make_trainable, overlay, ranks
 from quantvggt.checkpoint.config import CONFIG_NAME
 from quantvggt.checkpoint.load import load
-from quantvggt.checkpoint.packaged import NANO, OVERLAY_NAME, packaged_weights
+from quantvggt.checkpoint.packaged import LONG, NANO, OVERLAY_NAME, packaged_weights
 from quantvggt.core.files import atomic_folder
 from quantvggt.models import VGGT
 from train_nano import Trainer, options, run
@@ -50,7 +50,7 @@ class LongTrainer(Trainer):
         return model.eval()
 
     def save_model(self, out: Path) -> None:
-        with atomic_folder(out / "vggt-nano-long") as folder:
+        with atomic_folder(out / LONG) as folder:
             save_file(overlay(self.averaged().cpu(), self.original), folder / OVERLAY_NAME)
             shutil.copy(packaged_weights(NANO).parent / CONFIG_NAME, folder / CONFIG_NAME)
 

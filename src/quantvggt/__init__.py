@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for type checkers, the same as in _PUBLIC
     from quantvggt.api import load as load
     from quantvggt.api import quantize as quantize
     from quantvggt.api import reconstruct as reconstruct
+    from quantvggt.api import reconstruct_long as reconstruct_long
     from quantvggt.api import save as save
     from quantvggt.api import select_calibration as select_calibration
     from quantvggt.core.errors import InputError as InputError
@@ -25,6 +26,7 @@ _PUBLIC = {
     "quantize": "quantvggt.api",
     "save": "quantvggt.api",
     "reconstruct": "quantvggt.api",
+    "reconstruct_long": "quantvggt.api",
     "Scheme": "quantvggt.core.scheme",
     "Scene": "quantvggt.reconstruction.scene",
     "InputError": "quantvggt.core.errors",

@@ -25,17 +25,20 @@ from quantvggt.models import Model
 from quantvggt.reconstruction import predict
 from quantvggt.reconstruction.cameras import KnownCameras, given_of
 from quantvggt.reconstruction.lens import Known, read_intrinsics
+from quantvggt.reconstruction.long import run
+from quantvggt.reconstruction.long.estimate import plan
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.files import ImageSource
-from quantvggt.scenes.open import load_clip
+from quantvggt.scenes.open import load_clip, open_frames
+from quantvggt.scenes.sequence import ClipFrames
 
 PathLike = str | os.PathLike[str]
 
 
 def load(name_or_path: PathLike, dtype: Precision | None = None, device: str | torch.device = "cpu") -> Model:
-    """Load a model: a hub id, .pt, .safetensors, a saved folder, "vggt-nano" or "vggt-nano-heavy".
+    """Load a model: a hub id, .pt, .safetensors, a saved folder, or a name in `checkpoint.packaged.NAMES`.
 
     See `checkpoint.load.load`.
     """
@@ -151,3 +154,38 @@ def reconstruct(
         clip = load_clip(clip, frames, rate, mode or model.preprocessing, model.image_size, every, skip_unreadable)
     lenses = None if known is None else known.of(clip)
     return predict.reconstruct(model, clip, points, model_name, lenses, given_of(clip, cameras, depth))
+
+
+def reconstruct_long(
+    model: Model,
+    source: Clip | ImageSource,
+    work: PathLike,
+    max_memory: int | None = None,
+    chunk: int | None = None,
+    overlap: int | None = None,
+    loops: bool = True,
+    points: str = "depth",
+    frames: int | None = None,
+    rate: float | None = None,
+    mode: str | None = None,
+    model_name: str = "VGGT",
+    every: int | None = None,
+    skip_unreadable: bool = False,
+    intrinsics: Known | str | None = None,
+    progress: bool = True,
+) -> Scene:
+    """Any number of frames, in overlapping chunks of what memory allows; all at once if they fit (docs/long.md).
+
+    work: a folder where chunks are kept, from which the same call goes on after an interruption; the scene's arrays lie
+    there, so keep it as long as the scene. max_memory: bytes that this process may hold; None: what there is. chunk: at
+    most so many frames at once; overlap: of them shared with the chunk before, a third by default. loops: look for
+    places that the frames come back to. The rest is as in `reconstruct`; see `reconstruction.long.run` for the errors.
+    """
+    known = read_intrinsics(intrinsics) if isinstance(intrinsics, str) else intrinsics
+    choice = (frames, rate, mode or model.preprocessing, model.image_size, every, skip_unreadable)
+    sequence = ClipFrames(source) if isinstance(source, Clip) else open_frames(source, *choice)
+    taken = sequence.reading - sum(value.nbytes for value in model.state_dict().values())
+    chunking = plan(model, sequence.count, sequence.size, max_memory, chunk, overlap, loops, model.device, taken)
+    if chunking is None:
+        return reconstruct(model, sequence.load(), points, model_name=model_name, intrinsics=known)
+    return run.reconstruct_long(model, sequence, work, chunking, points, model_name, known, progress)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quantvggt.checkpoint.load import load, outline
 from quantvggt.checkpoint.locate import locate, stored_bytes
-from quantvggt.checkpoint.packaged import HEAVY, NANO, OVERLAY_NAME, OverlayFile, open_any
+from quantvggt.checkpoint.packaged import HEAVY, LONG, NANO, OVERLAY_NAME, OverlayFile, open_any
 from quantvggt.cli.main import main
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.inspection import inspect_sites
@@ -20,6 +20,7 @@ from quantvggt.models import VGGT
 from quantvggt.models.pose import decode_pose
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.synthetic import HELD_OUT_SEED, make_clip
+from truth_scene import first_camera_frame
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,20 @@ def test_heavy_weighs_what_its_merged_checkpoint_would(
     )
     assert main(["evaluate", HEAVY, "--scenes", "1", "--frames", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["checkpoint_bytes"] == pytest.approx(saved, rel=0.001)
+
+
+def test_long_reads_many_frames_as_nano_reads_few(clip: Clip) -> None:
+    """What training it on to more frames must not cost: the few, and the file is small."""
+    nano, long = load(NANO), load(LONG)
+    assert long.config == nano.config
+    assert locate(LONG).stat().st_size < 4e6
+    assert clip.truth is not None
+    errors = []
+    for model in (nano, long):
+        with torch.inference_mode():
+            poses = decode_pose(model(clip.images)["pose_enc"][0].float(), 112, 112)[0].numpy()
+        errors.append(np.median(pose_errors(poses, first_camera_frame(clip.truth.extrinsics.double().numpy()))[0]))
+    assert errors[1] < max(6, 2 * errors[0])
 
 
 def base_and_changes() -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -20,6 +20,7 @@ from quantvggt.core.limits import Limits
 from quantvggt.kernels import measured
 from quantvggt.kernels.cpu import build
 from quantvggt.models import VGGTConfig
+from quantvggt.scenes.synthetic import make_path
 from tiny import CONFIG, sane_model, tiny_model
 
 
@@ -250,3 +251,25 @@ def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> 
     output = capsys.readouterr()
     assert output.out == ""
     assert "kernels" in output.err
+
+
+def test_reconstruct_in_chunks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As long as chunks are being made they are kept; when the scene is written they are gone."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, image in enumerate(make_path(5, 9, 0.2).images):
+        pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(photos / f"{index}.png")
+    command = ["reconstruct", "vggt-nano", str(photos), "--output", str(tmp_path / "scene"), "--formats", "npz,colmap"]
+    assert main([*command, "--max-memory", "much"]) == 2
+    assert "--max-memory much: write a size" in capsys.readouterr().err
+    assert main([*command, "--chunk", "5", "--refine"]) == 2
+    assert main([*command, "--chunk", "5", "--no-loops", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["chunking"] == {"size": 5, "overlap": 2, "loops": 0, "chunks": 3, "left_out": []}
+    assert told["estimate"]["bytes"] > 0
+    assert told["frames"] == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "scene"]
+    scene = qv.Scene.load(tmp_path / "scene")
+    assert scene.names == [f"{index}.png" for index in range(9)]
+    assert scene.provenance["chunking"] == told["chunking"]

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 import quantvggt as qv
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.alignment import umeyama
+from quantvggt.core.similarity import umeyama
 from quantvggt.reconstruction.depth import depth_edges, sample_depth
 from quantvggt.reconstruction.fuse import fuse, pixel_footprint
 from quantvggt.reconstruction.geometry import project, unproject

@@ -35,7 +35,7 @@ def load(
 ) -> Model:
     """Load a model for inference.
 
-    name_or_path: "vggt-nano" or "vggt-nano-heavy" (come with the package); a file .safetensors, .pt, .pth or
+    name_or_path: a name in `packaged.NAMES` (come with the package); a file .safetensors, .pt, .pth or
         .bin; a folder with one of `checkpoint.hub.WEIGHTS_NAMES`, an index of several files among them; a Hugging
         Face hub id such as "facebook/VGGT-1B". A config.json in our format beside the weights says what they are;
         without one they must be a published size of a family that we know. A prefix that all names share is taken off
@@ -52,8 +52,7 @@ def load(
     path = locate(name_or_path)
     weights = open_any(path)
     config = read_config(path.parent / CONFIG_NAME)
-    if dtype not in (None, "auto", "mixed", *FLOAT_DTYPES.values()):
-        raise InputError(f"dtype must be auto, mixed, or one of {', '.join(FLOAT_DTYPES)}, got {dtype}")
+    _check_dtype(dtype)
     if config is None:
         config, remedy = CheckpointConfig(infer_config(weights.infos)), _BARE_REMEDY
     else:
@@ -64,11 +63,7 @@ def load(
     weights = without_aliases(unprefixed(weights, expected), model.aliases)
     fixed = {name for name in expected if is_fixed(name, config.sites)}
     check_infos(path, weights.infos, expected, fixed, remedy)
-    narrow = set[str]()
-    if dtype == "mixed" or (dtype == "auto" and model.mixes and mixed.is_quick(device)):
-        dtype, narrow = torch.float32, model.mix(mixed.PRODUCTS)
-    wide = dtype if isinstance(dtype, torch.dtype) else config.dtype
-    types = {name: mixed.PRODUCTS if name in narrow else wide for name in expected if name not in fixed}
+    types = _types(model, config, expected, dtype, device)
     _fill(model, weights, config.sites, fixed, types, device)
     licence = find_family(config.model.family).licence(config.model)
     if licence is not None:
@@ -77,14 +72,41 @@ def load(
     return model.eval()
 
 
-def outline(name_or_path: str | os.PathLike[str]) -> Model:
+def outline(
+    name_or_path: str | os.PathLike[str], dtype: Precision | None = None, device: str | torch.device = "cpu"
+) -> Model:
     """The model that `load` would give, without its numbers. Its weights must be here, but they aren't read."""
+    _check_dtype(dtype)
     path = locate(name_or_path)
     weights = open_any(path)
     config = read_config(path.parent / CONFIG_NAME) or CheckpointConfig(infer_config(weights.infos))
     model = _empty_model(config, weights)
+    types = _types(model, config, _expected(model, config.sites), dtype, torch.device(device))
+    empty = {name: torch.empty_like(value, dtype=types.get(name)) for name, value in model.state_dict().items()}
+    model.load_state_dict(empty, assign=True)
     model.quantization = config.quantization
     return model
+
+
+def _check_dtype(dtype: Precision | None) -> None:
+    if dtype not in (None, "auto", "mixed", *FLOAT_DTYPES.values()):
+        raise InputError(f"dtype must be auto, mixed, or one of {', '.join(FLOAT_DTYPES)}, got {dtype}")
+
+
+def _types(
+    model: Model,
+    config: CheckpointConfig,
+    expected: Mapping[str, TensorInfo],
+    dtype: Precision | None,
+    device: torch.device,
+) -> dict[str, torch.dtype]:
+    """What `load` brings numbers to, of those that aren't held as they are stored; mixes the model's precision."""
+    narrow = set[str]()
+    if dtype == "mixed" or (dtype == "auto" and model.mixes and mixed.is_quick(device)):
+        dtype, narrow = torch.float32, model.mix(mixed.PRODUCTS)
+    wide = dtype if isinstance(dtype, torch.dtype) else config.dtype
+    free = (name for name in expected if not is_fixed(name, config.sites))
+    return {name: mixed.PRODUCTS if name in narrow else wide for name in free}
 
 
 def infer_config(infos: dict[str, TensorInfo]) -> ModelConfig:

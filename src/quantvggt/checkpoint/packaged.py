@@ -1,4 +1,4 @@
-"""The models that come with the package: vggt-nano as it is, vggt-nano-heavy as what it changes of vggt-nano.
+"""The models that come with the package: vggt-nano as it is, its other forms as what they change of it.
 
 An overlay is a .safetensors file beside a config.json. It holds, under the name of a tensor W of its base model,
 either its replacement, or `W.left` [N, r] and `W.right` [r, K] of floating point: the tensor is then W + left @ right.
@@ -19,8 +19,7 @@ from quantvggt.checkpoint.layouts import ShardedFile, is_index
 from quantvggt.checkpoint.weights import SafetensorsFile, TensorInfo, WeightsFile, open_weights
 from quantvggt.core.errors import InputError
 
-NANO, HEAVY = "vggt-nano", "vggt-nano-heavy"
-NAMES = (NANO, HEAVY)
+NANO, HEAVY, LONG = NAMES = ("vggt-nano", "vggt-nano-heavy", "vggt-nano-long")
 OVERLAY_NAME = "overlay.safetensors"
 LEFT, RIGHT = ".left", ".right"
 
@@ -29,7 +28,7 @@ _REMEDY = "the file does not belong to vggt-nano or is damaged, install quantvgg
 
 def packaged_weights(name: str) -> Path:
     """The file of a name in `NAMES`: a checkpoint's weights or an overlay."""
-    return Path(str(files("quantvggt") / "assets" / name)) / (OVERLAY_NAME if name == HEAVY else WEIGHTS_NAME)
+    return Path(str(files("quantvggt") / "assets" / name)) / (WEIGHTS_NAME if name == NANO else OVERLAY_NAME)
 
 
 def open_any(path: Path) -> WeightsFile:

@@ -14,7 +14,7 @@ from quantvggt.core.errors import InputError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_HELP = (
     "hub id (facebook/VGGT-1B, depth-anything/DA3-SMALL), .pt or .safetensors file, saved folder, or what comes with "
-    'the package: "vggt-nano", "vggt-nano-heavy"'
+    'the package: "vggt-nano", "vggt-nano-heavy", "vggt-nano-long"'
 )
 
 

@@ -10,10 +10,13 @@ from quantvggt.cli.common import (
     add_attention_option,
     add_device_options,
     add_place_options,
+    device_of,
+    dtype_of,
     load_model,
     require_free,
     say,
 )
+from quantvggt.cli.long import add_long_options, finish, plan_of, points, record, run_chunks
 from quantvggt.scenes.preprocess import MODES
 
 if TYPE_CHECKING:  # not loaded for --help
@@ -80,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-points", type=int, help="keep at most so many points, drawn at random (default: all)")
     _add_output_options(parser)
+    add_long_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
     add_attention_option(parser)
     add_device_options(parser, dtype="auto")
@@ -183,7 +187,7 @@ def request_of(args: argparse.Namespace) -> Request:
     cameras = read_cameras(args.cameras) if args.cameras else None
     if args.refine:
         require_pycolmap()
-    asked = outline(args.model)
+    asked = outline(args.model, dtype_of(args), device_of(args))
     if cameras is not None:
         asked.require_takes(cameras.gives)
     return Request(formats, options, known, cameras, asked)
@@ -194,9 +198,9 @@ def reconstruct(
 ) -> dict[str, Any]:
     """One scene; load: gives the model that `args` name; tell: is told what people want to know."""
     from quantvggt import api
-    from quantvggt.reconstruction.export import export, points_of
+    from quantvggt.reconstruction.export import export
     from quantvggt.reconstruction.refine import refine
-    from quantvggt.scenes.open import load_clip
+    from quantvggt.scenes.open import open_frames
     from quantvggt.viewer.page import write_page
 
     formats, options, known, cameras, asked = request_of(args)
@@ -204,36 +208,46 @@ def reconstruct(
     source = args.source[0] if len(args.source) == 1 else args.source
     # Pictures before the model: what is wrong with them is said at once, not after a minute of loading.
     mode = args.mode or asked.preprocessing
-    clip = load_clip(source, args.frames, args.rate, mode, asked.image_size, args.every, args.skip_unreadable)
+    frames = open_frames(source, args.frames, args.rate, mode, asked.image_size, args.every, args.skip_unreadable)
+    chunking, expected = plan_of(args, asked, frames, tell)
+    clip = frames.load() if chunking is None else None
     for given in (known, cameras):
-        if given is not None:
+        if given is not None and clip is not None:
             given.of(clip)
     model = load(args)
-    height, width = clip.images.shape[-2:]
-    tell(f"{len(clip.names)} frames of {width}x{height}; running {args.model}")
+    height, width = frames.size
+    tell(f"running {args.model}")
     start = time.perf_counter()
-    scene = api.reconstruct(model, clip, points=args.points, model_name=args.model, intrinsics=known, cameras=cameras)
+    if clip is None:
+        assert chunking is not None
+        scene = run_chunks(args, model, frames, chunking, known, tell)
+        left_out = scene.provenance["chunking"]["left_out"]
+    else:
+        scene = api.reconstruct(model, clip, args.points, model_name=args.model, intrinsics=known, cameras=cameras)
+        left_out = [name for name in clip.names if name not in scene.names]
     seconds = time.perf_counter() - start
     refined = None
     if args.refine:
         refinement = refine(scene)
         scene, refined = refinement.scene, refinement.record()
         tell(refinement.summary())
-    cloud = points_of(scene, options)
+    cloud = points(scene, options, chunking)
     written = export(scene, output, formats, options, args.overwrite, cloud)
     page = output / "scene.html"
     write_page(scene, page, f"{len(scene.names)} frames by {args.model}", min_confidence=args.min_confidence)
+    finish(output)
     tell(f"{len(cloud):,} points in {seconds:.1f} s. Open {page} in a browser. Written:")
     for name, path in written.items():
         tell(f"  {name:10} {path}")
     return {
         "output": str(output),
         "frames": len(scene.names),
-        "left_out": [name for name in clip.names if name not in scene.names],
+        "left_out": left_out,
         "height": height,
         "width": width,
         "points": len(cloud),
         "seconds": seconds,
         "refined": refined,
+        **record(chunking, expected, scene),
         "files": {**{name: str(path) for name, path in written.items()}, "page": str(page)},
     }

@@ -149,6 +149,16 @@ class Model(nn.Module, ABC):
         """Are frames of this size large enough for the tracker, if there is one?"""
         return False
 
+    # Costs
+
+    def working_bytes(self, frames: int, height: int, width: int) -> int | None:
+        """The most memory that so many frames take at once beside weights, images and answers; None: unknown."""
+        return None
+
+    def operations(self, frames: int, height: int, width: int) -> float | None:
+        """Multiplications and additions of a run on so many frames; None: unknown."""
+        return None
+
     # Blocks
 
     @property

@@ -64,6 +64,12 @@ class Known:
     ) -> None:
         self.everywhere, self.by_name, self.by_size = everywhere, by_name or {}, by_size or {}
 
+    @property
+    def key(self) -> list[Any]:
+        """JSON-able; the same for the same intrinsics."""
+        given: list[Any] = [["", self.everywhere], *sorted(self.by_name.items()), *sorted(self.by_size.items())]
+        return [[name, None if lens is None else lens.tolist()] for name, lens in given]
+
     def of(self, clip: Clip) -> NDArray[np.float64]:
         """One for each frame of the clip: float64 [S, 3, 3].
 

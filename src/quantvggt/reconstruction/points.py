@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MIN_CONFIDENCE = 50.0
 """Default percentile: the lower half of the points is dropped."""
+MOST_SORTED = 1 << 24
+"""Confidences that a percentile is taken of; of more, a part of them is looked at."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,47 @@ def select_points(
     Raises InputError if an argument is out of range or the scene has no point at all.
     """
     check_selection(min_confidence, max_points)
-    known = scene.points_conf > 0
-    if not known.any():
+    threshold = _threshold(scene, min_confidence)
+    counts = [int((frame >= threshold).sum()) for frame in scene.points_conf]
+    drawn = _drawn(sum(counts), max_points, seed)
+    frames, firsts = range(len(counts)), np.cumsum([0, *counts])
+    parts = []
+    for frame in frames:
+        rows, columns = np.nonzero(scene.points_conf[frame] >= threshold)
+        if drawn is not None:
+            first, last = np.searchsorted(drawn, firsts[frame : frame + 2])
+            kept = drawn[first:last] - firsts[frame]
+            rows, columns = rows[kept], columns[kept]
+        parts.append((np.full(len(rows), frame), rows, columns))
+    frame_of, row, column = (np.concatenate(each) for each in zip(*parts, strict=True))
+    xyz, rgb = (
+        np.concatenate([array[frame][part[1], part[2]] for frame, part in zip(frames, parts, strict=True)])
+        for array in (scene.points, scene.images)
+    )
+    return PointCloud(xyz, rgb, frame_of, row, column)
+
+
+def _threshold(scene: "Scene", min_confidence: float) -> float:
+    """That percentile of the confidences above 0; of a long scene, of a part of its pixels, the same in every frame."""
+    step = max(1, round((scene.points_conf.size / MOST_SORTED) ** 0.5))
+    confidence = np.concatenate([frame[::step, ::step].ravel() for frame in scene.points_conf])
+    confidence = confidence[confidence > 0]
+    if not len(confidence):
         raise InputError("the scene has no points: no pixel has a depth; check the images and the model")
-    threshold = np.percentile(scene.points_conf[known], min_confidence)
-    return draw(_at(scene, known & (scene.points_conf >= threshold)), max_points, seed)
+    return float(np.percentile(confidence, min_confidence))
 
 
 def draw(cloud: PointCloud, max_points: int | None, seed: int) -> PointCloud:
     """At most so many of the points, evenly at random, in their order; the same for the same seed."""
-    if max_points is None or len(cloud) <= max_points:
-        return cloud
-    return cloud.take(np.sort(np.random.default_rng(seed).choice(len(cloud), max_points, replace=False)))
+    drawn = _drawn(len(cloud), max_points, seed)
+    return cloud if drawn is None else cloud.take(drawn)
+
+
+def _drawn(count: int, most: int | None, seed: int) -> NDArray[np.intp] | None:
+    """At most so many of that many, ascending; None: all."""
+    if most is None or count <= most:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def check_selection(min_confidence: float, max_points: int | None) -> None:
@@ -124,8 +155,3 @@ def check_selection(min_confidence: float, max_points: int | None) -> None:
         raise InputError(f"min_confidence is {min_confidence}; it is a percentile, so give 0 to 100")
     if max_points is not None and max_points < 1:
         raise InputError(f"max_points is {max_points}; ask for at least 1")
-
-
-def _at(scene: "Scene", chosen: NDArray[np.bool_]) -> PointCloud:
-    frame, row, column = np.nonzero(chosen)
-    return PointCloud(scene.points[frame, row, column], scene.images[frame, row, column], frame, row, column)

@@ -42,12 +42,7 @@ def reconstruct(
     Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches, or all are
     transparent everywhere; QuantVGGTError if no frame is left.
     """
-    if points not in NEEDED_HEADS:
-        raise InputError(f"points is {points!r}; choose one of: {', '.join(NEEDED_HEADS)}")
-    missing = [head for head in NEEDED_HEADS[points] if head not in model.heads]
-    if missing:
-        raise InputError(f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none")
-
+    check_request(model, points)
     shown = _shown(clip)
     if not shown.any():
         raise InputError("all pictures are transparent everywhere; save them without transparency")
@@ -86,6 +81,15 @@ def reconstruct(
             "source": _source(clip, usable),
         },
     )
+
+
+def check_request(model: Model, points: str) -> None:
+    """Raises InputError if `points` is unknown, or needs a head that the model lacks."""
+    if points not in NEEDED_HEADS:
+        raise InputError(f"points is {points!r}; choose one of: {', '.join(NEEDED_HEADS)}")
+    missing = [head for head in NEEDED_HEADS[points] if head not in model.heads]
+    if missing:
+        raise InputError(f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none")
 
 
 def _cameras(answers: Answers) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from quantvggt.scenes.files import ImageSource, is_picture, list_images
 from quantvggt.scenes.images import clip_of_files
 from quantvggt.scenes.picture import has_more_frames, open_image, quiet_pillow
 from quantvggt.scenes.preprocess import check_mode
+from quantvggt.scenes.sequence import FilmFrames, Frames, PhotoFrames
 from quantvggt.scenes.video import load_video
 
 
@@ -31,21 +32,53 @@ def load_clip(
     many-th; rate: frames per second, for a video only. The rest is as in `load_images` and `load_video`.
     Raises InputError as they do, and for a rate given with images.
     """
+    chosen = choose(source, frames, rate, mode, size, every, skip_unreadable)
+    if isinstance(chosen, Path):
+        return load_video(chosen, frames, rate, mode, size, every)
+    return clip_of_files(chosen, mode, size, skip_unreadable)
+
+
+def open_frames(
+    source: ImageSource,
+    frames: int | None = None,
+    rate: float | None = None,
+    mode: str = "crop",
+    size: int = 518,
+    every: int | None = None,
+    skip_unreadable: bool = False,
+) -> Frames:
+    """The frames that `load_clip` gives, to be read one at a time; its arguments, errors and warnings."""
+    chosen = choose(source, frames, rate, mode, size, every, skip_unreadable)
+    if isinstance(chosen, Path):
+        return FilmFrames(chosen, frames, rate, mode, size, every)
+    return PhotoFrames(chosen, mode, size, skip_unreadable)
+
+
+def choose(
+    source: ImageSource,
+    frames: int | None,
+    rate: float | None,
+    mode: str,
+    size: int,
+    every: int | None,
+    skip_unreadable: bool,
+) -> Path | list[Path]:
+    """The video, or the image files, that are meant."""
     check_choice(frames, rate, every)
     check_mode(mode, size)
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
         if path.is_file() and not is_picture(path):
-            return load_video(path, frames, rate, mode, size, every)
+            return path
     paths = list_images(source, skip_unreadable)
     if len(paths) == 1 and _is_animated(paths[0]):
-        return load_video(paths[0], frames, rate, mode, size, every)
+        return paths[0]
     if rate is not None:
         raise InputError("a rate needs a video; choose images by number of frames instead")
     if frames is not None and frames < len(paths):
         chosen = np.linspace(0, len(paths) - 1, frames).round().astype(int)
         paths = [paths[index] for index in chosen]
-    return clip_of_files(paths[::every], mode, size, skip_unreadable)
+    return paths[::every]
 
 
 def _is_animated(path: Path) -> bool:

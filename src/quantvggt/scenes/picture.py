@@ -33,6 +33,13 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -88,6 +95,13 @@ def picture_size(path: Path) -> tuple[int, int]:
     """
     with open_image(path, decode=False) as (image, _):
         return image.size
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture that `read_picture` gives, from the header. Raises InputError as it does."""
+    with open_image(path, decode=False) as (image, orientation):
+        turn = _TURNS.get(_orientation_of(image) if orientation is None else orientation)
+        return (image.height, image.width) if turn in _SIDEWAYS else image.size
 
 
 @contextmanager

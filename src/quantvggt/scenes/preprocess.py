@@ -5,7 +5,7 @@ original picture too: `pixel_in_clip = pixel_in_original * scale + offset`, pixe
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -177,9 +177,15 @@ def to_clip(
     described: for each frame what is known of it beside the mapping; what: the source, for a warning about a single
     view. Warns as well where sizes differ and where rows were cut.
     """
-    warn_if_cut(frames)
+    warn_if_cut([cut_share(frame) for frame in frames])
     warn_if_single(len(frames), what)
-    frames = to_common_size(frames, MODES[source["mode"]].joint)
+    return stacked(to_common_size(frames, MODES[source["mode"]].joint), names, source, described)
+
+
+def stacked(
+    frames: Sequence[Fitted], names: list[str], source: dict[str, Any], described: Sequence[dict[str, Any]]
+) -> Clip:
+    """A clip of pictures that are of one size already."""
     mapped = [{**known, **frame.mapping()} for known, frame in zip(described, frames, strict=True)]
     return Clip(
         images=torch.stack([frame.pixels for frame in frames]),
@@ -189,7 +195,7 @@ def to_clip(
     )
 
 
-def _shown(frames: list[Fitted]) -> Tensor | None:
+def _shown(frames: Sequence[Fitted]) -> Tensor | None:
     if all(frame.shown is None for frame in frames):
         return None
     shown = torch.zeros(len(frames), *frames[0].pixels.shape[-2:], dtype=torch.bool)
@@ -204,13 +210,26 @@ def to_common_size(frames: list[Fitted], joint: Callable[[int, int], int] | None
     shapes = {(frame.pixels.shape[1], frame.pixels.shape[2]) for frame in frames}
     if len(shapes) == 1 or joint is None:
         return frames
-    height, width = (reduce(joint, sides) for sides in zip(*shapes, strict=True))
-    sizes = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
-    how = "padded with white" if joint is max else "cut"
-    warnings.warn(
-        f"the images differ in shape after resizing ({sizes}); all are {how} to {width}x{height}", stacklevel=4
-    )
+    height, width = common_size(shapes, joint)
+    warn_if_shapes_differ(shapes, joint)
     return [centred(frame, height, width) for frame in frames]
+
+
+def common_size(shapes: Collection[tuple[int, int]], joint: Callable[[int, int], int]) -> tuple[int, int]:
+    """Height and width for frames of these, see `Mode.joint`."""
+    height, width = (reduce(joint, sides) for sides in zip(*shapes, strict=True))
+    return height, width
+
+
+def warn_if_shapes_differ(shapes: Collection[tuple[int, int]], joint: Callable[[int, int], int]) -> None:
+    """What will be done about it: the user should know."""
+    if len(set(shapes)) > 1:
+        height, width = common_size(shapes, joint)
+        sizes = ", ".join(f"{w}x{h}" for h, w in sorted(set(shapes)))
+        how = "padded with white" if joint is max else "cut"
+        warnings.warn(
+            f"the images differ in shape after resizing ({sizes}); all are {how} to {width}x{height}", stacklevel=5
+        )
 
 
 def warn_if_single(count: int, what: str) -> None:
@@ -223,14 +242,20 @@ def warn_if_single(count: int, what: str) -> None:
         )
 
 
-def warn_if_cut(frames: list[Fitted]) -> None:
-    """Crop mode cuts pictures that are taller than wide, as the published loader does: the user should know."""
-    wholes = [round(frame.original_size[1] * frame.scale[1]) for frame in frames]
-    lost = [1 - frame.pixels.shape[1] / whole for frame, whole in zip(frames, wholes, strict=True)]
-    cut = [share for share in lost if share > 0]
+def cut_share(frame: Fitted) -> float:
+    """Of the rows of a picture that is wide enough, those that its frame doesn't show."""
+    return 1 - frame.pixels.shape[1] / round(frame.original_size[1] * frame.scale[1])
+
+
+def warn_if_cut(shares: Sequence[float]) -> None:
+    """Crop mode cuts pictures that are taller than wide, as the published loader does: the user should know.
+
+    shares: of each frame, see `cut_share`.
+    """
+    cut = [share for share in shares if share > 0]
     if cut:
         warnings.warn(
-            f"{len(cut)} of {len(frames)} pictures are taller than wide: crop mode cuts up to {max(cut):.0%} of their "
+            f"{len(cut)} of {len(shares)} pictures are taller than wide: crop mode cuts up to {max(cut):.0%} of their "
             "rows, at top and bottom; pad mode (--mode pad) keeps all",
             stacklevel=4,
         )

@@ -1,5 +1,6 @@
 """A video file: its frames' times without decoding, and any of its frames, upright, decoded one at a time."""
 
+import gc
 import struct
 from bisect import bisect_right
 from collections import deque
@@ -22,6 +23,7 @@ from quantvggt.scenes.picture import Picture, composed
 
 _WORTH_SEEKING = 2.0  # seconds of video to pass over
 _GREY_SIDE = 512
+_ASKED_AT_ONCE = 16  # frames that wait for the collector
 _FULL = 2  # the range of code values, FFmpeg's AVCOL_RANGE_JPEG
 _WIDEST = 8  # a pixel's sides differ by no more, or the header is wrong
 
@@ -48,6 +50,8 @@ class VideoFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damaged = False
+        self._turn: Image.Transpose | None = None
+        self._asked = 0
         self._stamps: list[int] | None = None
         self._keys: list[int] = []
         with _open(path) as container:
@@ -148,7 +152,7 @@ class VideoFile:
         for position, frame in enumerate(decoded):
             place = position if self._stamps is None else self._places.get(frame.pts)
             if place is not None:
-                yield place, DecodedFrame(frame, self._aspect, self._transfer)
+                yield place, DecodedFrame(frame, self._aspect, self._transfer, self._turn)
 
     def _first_stamp(self) -> int | None:
         with self._decoding() as decoded:
@@ -167,7 +171,15 @@ class VideoFile:
                 container.seek(key, stream=stream)
             yield self._decoded(container, stream)
 
+    def _read_turn(self, frame: av.VideoFrame) -> None:
+        """A frame that was asked for its side data refers to itself, and stays until the collector comes."""
+        self._turn = _turn_of(frame)
+        self._asked += 1
+        if self._asked % _ASKED_AT_ONCE == 0:
+            gc.collect()
+
     def _decoded(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        first = True
         for packet in self._demuxed(container, stream):
             try:
                 frames = packet.decode()
@@ -177,8 +189,11 @@ class VideoFile:
             for frame in frames:
                 if frame.is_corrupt:
                     self.damaged = True
-                else:
-                    yield frame
+                    continue
+                if first or frame.key_frame:
+                    self._read_turn(frame)
+                    first = False
+                yield frame
 
     def _demuxed(self, container: av.container.InputContainer, *streams: av.VideoStream) -> Iterator[av.Packet]:
         try:
@@ -211,8 +226,8 @@ def video_size(path: Path) -> tuple[int, int]:
 class DecodedFrame:
     """One frame as it was decoded; nothing is converted before it is asked for."""
 
-    def __init__(self, frame: av.VideoFrame, aspect: Fraction, transfer: int) -> None:
-        self._frame, self._aspect, self._transfer = frame, aspect, transfer
+    def __init__(self, frame: av.VideoFrame, aspect: Fraction, transfer: int, turn: Image.Transpose | None) -> None:
+        self._frame, self._aspect, self._transfer, self._turn = frame, aspect, transfer, turn
 
     def picture(self) -> Picture:
         """Upright, with square pixels, in sRGB."""
@@ -226,7 +241,7 @@ class DecodedFrame:
             picture = Picture(frame.to_image())
         if self._aspect != 1:
             picture = picture.widened(max(1, round(frame.width * self._aspect)))
-        return picture.turned(_turn_of(frame))
+        return picture.turned(self._turn)
 
     def grey(self) -> NDArray[np.uint8]:
         """A small version [h, w], as it lies in the file, to judge its sharpness by."""

@@ -10,6 +10,7 @@ Everything about a scene follows from its seed alone. Seeds from `HELD_OUT_SEED`
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,39 @@ def make_clip(seed: int, frames: int = 8, size: int | tuple[int, int] = 112) -> 
     rng = np.random.default_rng(seed)
     solids, ground = _sample_scene(rng)
     extrinsics, intrinsics = _sample_cameras(rng, frames, height, width)
+    source = {"kind": "synthetic", "seed": seed, "frames": frames, "height": height, "width": width}
+    return _rendered(solids, ground, extrinsics, intrinsics, source)
+
+
+def make_path(seed: int, frames: int, turns: float = 1.0, size: int = 112) -> Clip:
+    """The scene of a seed, seen by a camera that goes around it `turns` times, as a long video shows it.
+
+    Distance and height swing as it goes, a whole number of times a turn: after one turn it is where it began. The rest
+    is as in `make_clip`.
+    """
+    rng = np.random.default_rng(seed)
+    solids, ground = _sample_scene(rng)
+    extrinsics = np.zeros((frames, 3, 4))
+    for index, angle in enumerate(2 * math.pi * turns * np.arange(frames) / frames):
+        elevation, radius = math.radians(31 + 9 * math.sin(5 * angle)), 4.6 + 0.6 * math.sin(7 * angle)
+        flat = math.cos(elevation)
+        eye = radius * np.array([flat * math.cos(angle), flat * math.sin(angle), math.sin(elevation)])
+        target = np.array([0.3 * math.cos(3 * angle), 0.3 * math.sin(4 * angle), 0.4])
+        rotation = _look(eye, target, roll=0.0)
+        extrinsics[index] = np.column_stack([rotation, -rotation @ eye])
+    intrinsics = _intrinsics(math.radians(60), size, size)
+    source = {"kind": "path", "seed": seed, "frames": frames, "turns": turns, "height": size, "width": size}
+    return _rendered(solids, ground, extrinsics, intrinsics, source)
+
+
+def _rendered(
+    solids: list[Solid],
+    ground: Ground,
+    extrinsics: NDArray[np.float64],
+    intrinsics: NDArray[np.float64],
+    source: dict[str, Any],
+) -> Clip:
+    frames, height, width = len(extrinsics), source["height"], source["width"]
     views = [render(solids, ground, e, intrinsics, height, width) for e in extrinsics]
     images = torch.from_numpy(np.stack([image for image, _ in views])).permute(0, 3, 1, 2).float().div_(255)
     truth = GroundTruth(
@@ -61,8 +95,7 @@ def make_clip(seed: int, frames: int = 8, size: int | tuple[int, int] = 112) -> 
         intrinsics=torch.from_numpy(intrinsics.astype(np.float32)).expand(frames, 3, 3).clone(),
         depth=torch.from_numpy(np.stack([depth for _, depth in views])),
     )
-    source = {"kind": "synthetic", "seed": seed, "frames": frames, "height": height, "width": width}
-    names = [f"synthetic_{seed}_{index:03d}" for index in range(frames)]
+    names = [f"{source['kind']}_{source['seed']}_{index:03d}" for index in range(frames)]
     return Clip(images=images.contiguous(), names=names, source=source, truth=truth)
 
 
@@ -137,9 +170,13 @@ def _sample_cameras(
         target = np.array([0, 0, 0.4]) + rng.uniform(-0.45, 0.45, 3)
         rotation = _look(eye, target, roll=math.radians(rng.normal() * 3))
         extrinsics[index] = np.column_stack([rotation, -rotation @ eye])
+    return extrinsics, _intrinsics(field_of_view, height, width)
+
+
+def _intrinsics(field_of_view: float, height: int, width: int) -> NDArray[np.float64]:
+    """field_of_view: across the longer side."""
     focal = max(height, width) / 2 / math.tan(field_of_view / 2)
-    intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-    return extrinsics, intrinsics
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
 
 
 def _look(eye: NDArray[np.float64], target: NDArray[np.float64], roll: float) -> NDArray[np.float64]:

@@ -69,11 +69,11 @@ def load_video(
     check_mode(mode, size)
     check_choice(frames, rate, every)
     path = Path(path).expanduser()
-    film = _open_film(path)
+    film = open_film(path)
 
     def taken() -> list[tuple[int, Fitted]]:
-        windows = _windows(film, frames, rate, every)
-        return [(index, _fitted(frame, mode, size)) for index, frame in _sharpest(film, windows)]
+        windows = windows_of(film, frames, rate, every)
+        return [(index, fitted(frame, mode, size)) for index, frame in sharpest(film, windows)]
 
     found = taken()
     if film.damaged or not found:
@@ -106,19 +106,19 @@ def read_frames(path: Path, indices: list[int]) -> Iterator[Image.Image]:
 
     Raises InputError if the file isn't a video, or an index lies beyond its end.
     """
-    film = _open_film(path)
+    film = open_film(path)
     if indices[-1] >= len(film.seconds):
         raise InputError(f"{printable(path)} has {len(film.seconds)} frames, frame {indices[-1]} was asked for")
     return (frame.picture().rgb for _, frame in film.frames(indices))
 
 
-def _open_film(path: Path) -> Film:
+def open_film(path: Path) -> Film:
     if not path.is_file():
         raise InputError(f"no such video: {printable(path)}; check the path")
     return Animation(path) if is_picture(path) else VideoFile(path)
 
 
-def _windows(film: Film, frames: int | None, rate: float | None, every: int | None) -> list[list[int]]:
+def windows_of(film: Film, frames: int | None, rate: float | None, every: int | None) -> list[list[int]]:
     """For each frame that is to be taken the indices of its candidates, the one in its very place first."""
     seconds = [film.seconds[index] for index in film.usable]
     if every is not None:
@@ -130,7 +130,7 @@ def _windows(film: Film, frames: int | None, rate: float | None, every: int | No
     return [[film.usable[place] for place in window] for window in windows]
 
 
-def _sharpest(film: Film, windows: list[list[int]]) -> Iterator[tuple[int, Frame]]:
+def sharpest(film: Film, windows: list[list[int]]) -> Iterator[tuple[int, Frame]]:
     """The sharpest frame of each window; the first of a window stays unless another is noticeably sharper, and none is
     taken so soon after the one before that the frames would not be spread."""
     window_of = {index: number for number, window in enumerate(windows) for index in window}
@@ -155,6 +155,6 @@ def _sharpest(film: Film, windows: list[list[int]]) -> Iterator[tuple[int, Frame
         yield best
 
 
-def _fitted(frame: Frame, mode: str, size: int) -> Fitted:
+def fitted(frame: Frame, mode: str, size: int) -> Fitted:
     picture = frame.picture()
     return fit(picture.rgb, mode, size, picture.alpha)

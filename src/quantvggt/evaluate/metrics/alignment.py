@@ -7,51 +7,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from quantvggt.core.errors import InputError
+from quantvggt.core.similarity import IDENTITY, Similarity, umeyama
 from quantvggt.evaluate.metrics.nearest import nearest
 
 Array = NDArray[np.float64]
 
 ICP_ROUNDS, ICP_CHANGE = 30, 1e-6
-
-
-class Similarity(NamedTuple):
-    """x -> scale * rotation @ x + translation."""
-
-    scale: float
-    rotation: Array
-    translation: Array
-
-    def apply(self, points: Array) -> Array:
-        """Move points [N, 3]."""
-        return self.scale * points @ self.rotation.T + self.translation
-
-
-def umeyama(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = None, scaled: bool = True) -> Similarity:
-    """The similarity that brings `source` [N, 3] nearest to `target` [N, 3] in (weighted) least squares.
-
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
-    eqs. 40-42; the rotation is always proper, also where a mirror image would fit better.
-    weights: [N], not negative, not all 0. scaled: False for the best rotation and shift alone. A source without
-    extent (all points equal) gets scale 0, so it lands on the target's mean.
-
-    Raises InputError if the shapes differ, there is no point, or the weights are unusable.
-    """
-    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3 or len(source) == 0:
-        raise InputError(f"alignment needs two [N, 3] sets of one size, got {source.shape} and {target.shape}")
-    weight = np.ones(len(source)) if weights is None else np.asarray(weights, np.float64)
-    if weight.shape != (len(source),) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
-        raise InputError("alignment weights must be one finite number >= 0 per point, and not all 0")
-    weight = weight / weight.sum()
-
-    source_mean, target_mean = weight @ source, weight @ target
-    centred = source - source_mean
-    u, singular, vt = np.linalg.svd((target - target_mean).T @ (centred * weight[:, None]))
-    proper = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
-    rotation = (u * proper) @ vt
-    variance = float(weight @ (centred**2).sum(1))
-    scale = 1.0 if not scaled else float(singular @ proper) / variance if variance > 0 else 0.0
-    return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
 
 
 def match_medians(source: ArrayLike, target: ArrayLike) -> Similarity:
@@ -96,14 +57,14 @@ def icp(source: ArrayLike, target: ArrayLike, threshold: float) -> Registration:
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     tree = cKDTree(target)
-    motion = Similarity(1.0, np.eye(3), np.zeros(3))
+    motion = IDENTITY
     near, partner, fitness, rmse = _partners(tree, source, threshold)
     for _ in range(ICP_ROUNDS):
         if not near.any():
             break
         step = umeyama(source[near], target[partner], scaled=False)
         source = step.apply(source)
-        motion = Similarity(1.0, step.rotation @ motion.rotation, step.apply(motion.translation))
+        motion = step.after(motion)
         before = fitness, rmse
         near, partner, fitness, rmse = _partners(tree, source, threshold)
         if max(abs(before[0] - fitness), abs(before[1] - rmse)) < ICP_CHANGE:

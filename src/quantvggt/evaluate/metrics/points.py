@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.alignment import umeyama
+from quantvggt.core.similarity import umeyama
 
 Array = NDArray[np.float64]
 

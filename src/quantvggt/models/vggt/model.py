@@ -15,7 +15,7 @@ from quantvggt.models.answers import Answers
 from quantvggt.models.dpt import DPTHead, Layout, activate_depth, activate_points, by_chunks
 from quantvggt.models.family import Model, Part
 from quantvggt.models.pose import decode_pose
-from quantvggt.models.vggt import parts
+from quantvggt.models.vggt import cost, parts
 from quantvggt.models.vggt.aggregator import NUM_SPECIAL, Aggregator
 from quantvggt.models.vggt.config import VGGTConfig
 from quantvggt.models.vggt.heads.camera import CameraHead
@@ -81,6 +81,13 @@ class VGGT(Model):
     @property
     def dtype(self) -> torch.dtype:
         return self.aggregator.camera_token.dtype
+
+    def working_bytes(self, frames: int, height: int, width: int) -> int | None:
+        products = (self.products or self.dtype).itemsize
+        return cost.working_bytes(self.config, frames, height, width, self.dtype.itemsize, products)
+
+    def operations(self, frames: int, height: int, width: int) -> float | None:
+        return cost.operations(self.config, frames, height, width)
 
     @property
     def trunk(self) -> Part:

@@ -1,0 +1,103 @@
+"""The chunks in one world as one Scene whose arrays lie on disk."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantvggt.core.files import atomic_folder
+from quantvggt.core.similarity import Similarity
+from quantvggt.reconstruction.geometry import unproject
+from quantvggt.reconstruction.long.chunk import Chunk
+from quantvggt.reconstruction.scene import Scene
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def owners(chunks: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """Each place of the sequence once, in the chunk in which it has the most frames on either side."""
+    best: dict[int, tuple[int, int]] = {}
+    for number, places in enumerate(chunks):
+        for row, place in enumerate(places):
+            inside = min(row, len(places) - 1 - row)
+            if place not in best or inside > best[place][0]:
+                best[place] = inside, number
+    owned: dict[int, list[int]] = {}
+    for place in sorted(best):
+        owned.setdefault(best[place][1], []).append(place)
+    return owned
+
+
+def moved(chunk: Chunk, rows: Sequence[int], world: Similarity, from_depth: bool) -> Arrays:
+    """These frames of a chunk as arrays of a Scene in another world, where lengths are `world.scale` times as large.
+
+    from_depth: points are the depth's; else the chunk's own are moved.
+    """
+    turn = chunk.extrinsics[rows][:, :, :3].astype(np.float64) @ world.rotation.T
+    shift = world.scale * chunk.extrinsics[rows][:, :, 3] - np.einsum("sij,j->si", turn, world.translation)
+    extrinsics = np.concatenate([turn, shift[:, :, None]], axis=2).astype(np.float32)
+    depth = (chunk.depth[rows] * world.scale).astype(np.float32)
+    known = chunk.points_conf[rows] > 0
+    if from_depth:
+        points = unproject(depth, extrinsics, chunk.intrinsics[rows])
+    else:
+        points = world.apply(chunk.points[rows].reshape(-1, 3).astype(np.float64)).astype(np.float32)
+        points = points.reshape(chunk.points[rows].shape)
+    points[~known] = 0
+    return {
+        "images": chunk.images[rows],
+        "extrinsics": extrinsics,
+        "intrinsics": chunk.intrinsics[rows],
+        "depth": depth,
+        "depth_conf": chunk.depth_conf[rows],
+        "points": points,
+        "points_conf": chunk.points_conf[rows],
+    }
+
+
+def assemble(
+    chunks: Iterable[Chunk],
+    owned: Mapping[int, Sequence[int]],
+    worlds: Sequence[Similarity],
+    folder: Path,
+    provenance: dict[str, Any],
+) -> Scene:
+    """Write the arrays of all frames into `folder`, one file each, and open them as a Scene.
+
+    chunks: in order, one in memory at a time; owned, worlds: what each contributes, and where it lies. The Scene's
+    arrays are read from the files when somebody looks at them, so keep the folder as long as the Scene.
+    """
+    count = sum(map(len, owned.values()))
+    names: list[str] = []
+    about: list[dict[str, Any]] = []
+    source: dict[str, Any] = {}
+    with atomic_folder(folder) as temporary, ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {}
+        for number, chunk in enumerate(chunks):
+            places = owned.get(number, [])
+            if not places:
+                continue
+            rows = [chunk.row(place) for place in places]
+            names += [chunk.names[row] for row in rows]
+            about += [chunk.about[row] for row in rows]
+            if not source:
+                source = {**chunk.provenance, **provenance}
+            from_depth = chunk.provenance["points"] == "depth"
+            for key, values in moved(chunk, rows, worlds[number], from_depth).items():
+                if key not in files:
+                    files[key] = stack.enter_context(open(temporary / f"{key}.npy", "wb"))
+                    _begin(files[key], values, count)
+                files[key].write(np.ascontiguousarray(values).data)
+    if all("scale" in each for each in about):
+        source["source"] = {**source["source"], "frames": about}
+    arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in files}
+    return Scene(names=names, provenance=source, **arrays)
+
+
+def _begin(file: IO[bytes], values: NDArray[Any], count: int) -> None:
+    shape = (count, *values.shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(file, header)

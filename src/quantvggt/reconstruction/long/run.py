@@ -1,0 +1,207 @@
+"""Any number of frames to one Scene: chunks, their motions, loops, and all of it resumable."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from quantvggt.core.errors import InputError, QuantVGGTError
+from quantvggt.jobs.store import Store, task_of
+from quantvggt.models import Model
+from quantvggt.reconstruction import predict
+from quantvggt.reconstruction.lens import Known
+from quantvggt.reconstruction.long.assemble import assemble, owners
+from quantvggt.reconstruction.long.chunk import NO_FEATURES, Chunk, read_chunk, write_chunk
+from quantvggt.reconstruction.long.graph import Edge, solve
+from quantvggt.reconstruction.long.loops import features_of, key_places, likely_loops
+from quantvggt.reconstruction.long.mixed import Mix, agreeing, clip_of, loop, overview
+from quantvggt.reconstruction.long.rate import remember_rate
+from quantvggt.reconstruction.long.shared import edge_between
+from quantvggt.reconstruction.long.windows import ahead, how_many, windows
+from quantvggt.reconstruction.scene import Scene
+from quantvggt.scenes.clip import Clip
+from quantvggt.scenes.picture import quiet_pillow
+from quantvggt.scenes.sequence import Frames
+
+SMALLEST = 3
+ROOMS = ("core", "kernels", "models", "nn", "reconstruction", "scenes")
+"""Whose code a chunk depends on: what other code has finished isn't used."""
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """size: frames that the model sees at once; overlap: of them with the chunk before; loops: are places looked for
+    that the sequence comes back to? Raises InputError if they don't fit together."""
+
+    size: int
+    overlap: int
+    loops: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < SMALLEST:
+            raise InputError(f"a chunk of {self.size} frames is too small; give {SMALLEST} or more")
+        if not 1 <= self.overlap < self.size:
+            raise InputError(f"an overlap of {self.overlap} frames doesn't fit chunks of {self.size}; give less")
+
+
+def overlap_for(size: int) -> int:
+    """A third of a chunk, at least two frames."""
+    return max(2, size // 3) if size > 2 else 1
+
+
+def reconstruct_long(
+    model: Model,
+    frames: Frames,
+    work: str | os.PathLike[str],
+    chunking: Chunking,
+    points: str = "depth",
+    model_name: str = "VGGT",
+    intrinsics: Known | None = None,
+    progress: bool = True,
+) -> Scene:
+    """The scene of a sequence, chunk by chunk; what is held in memory doesn't grow with their number.
+
+    work: a folder for what is finished. The same call goes on from there after an interruption, with the same result;
+    the Scene's arrays lie there too, so delete it when you are done with them. The rest is as in `predict.reconstruct`.
+    Raises InputError as it does, or if the folder can't be written; QuantVGGTError if chunks can't be joined.
+    """
+    predict.check_request(model, points)
+    return _Run(model, frames, Path(work), chunking, points, model_name, intrinsics, progress).scene()
+
+
+class _Run:
+    def __init__(
+        self,
+        model: Model,
+        frames: Frames,
+        work: Path,
+        chunking: Chunking,
+        points: str,
+        model_name: str,
+        intrinsics: Known | None,
+        progress: bool,
+    ) -> None:
+        self.model, self.frames, self.chunking = model, frames, chunking
+        self.points, self.model_name, self.intrinsics = points, model_name, intrinsics
+        self.work, self.progress = work, progress
+        inputs: dict[str, Any] = {"frames": frames.key, "chunking": asdict(chunking), "points": points}
+        inputs["known"] = None if intrinsics is None else intrinsics.key
+        inputs["precision"] = [str(model.products), model.attention]
+        self.store = Store(work, task_of(inputs, model.state_dict().items(), ROOMS))
+
+    def scene(self) -> Scene:
+        count = how_many(self.frames.count, self.chunking.size, self.chunking.overlap)
+        total = count + (count > 1) * self.chunking.loops
+        with tqdm(total=total, desc="chunks", unit="chunk", disable=not self.progress) as bar:
+            count = self._chunks(bar)
+            owned, edges, described, left_out = self._neighbours(count)
+            accepted = 0
+            if self.chunking.loops and count > 1:
+                edges, accepted = self._loops(owned, edges, described, count, bar)
+        worlds = solve(edges, count + accepted)
+        about = {**asdict(self.chunking), "chunks": count, "loops": accepted, "left_out": left_out}
+        return assemble(self._each(count), owned, worlds, self.work / "scene", {"chunking": about})
+
+    def _chunks(self, bar: Any) -> int:
+        """Run the model on each chunk that isn't finished; returns how many chunks there are."""
+        number = 0
+        with quiet_pillow():
+            for window in ahead(windows(self.frames, self.chunking.size, self.chunking.overlap)):
+                if read_chunk(self.store, _name(number)) is None:
+                    clip = self.frames.clip([frame for _, frame in window])
+                    write_chunk(self.store, _name(number), self._predicted(clip, [place for place, _ in window], True))
+                number += 1
+                bar.update()
+        if not number:
+            raise InputError("no frame could be read; check the pictures or the video")
+        return number
+
+    def _predicted(self, clip: Clip, places: list[int], described: bool) -> Chunk:
+        """described: with features of key frames."""
+        lenses = None if self.intrinsics is None else self.intrinsics.of(clip)
+        start = time.perf_counter()
+        scene = predict.reconstruct(self.model, clip, self.points, self.model_name, lenses)
+        remember_rate(self.model, len(clip.names), scene.size, time.perf_counter() - start)
+        kept = [places[clip.names.index(name)] for name in scene.names]
+        keys = key_places(len(clip.names)) if described and self.chunking.loops else []
+        features = features_of(self.model, clip.images[keys]) if keys else NO_FEATURES
+        left_out = [name for name in clip.names if name not in scene.names]
+        return Chunk.of(scene, kept, left_out, [places[key] for key in keys], features)
+
+    def _neighbours(
+        self, count: int
+    ) -> tuple[dict[int, list[int]], list[Edge], list[tuple[list[int], Any]], list[str]]:
+        """What each chunk contributes, the motions along the chain, key frames and their features, and the names of
+        frames that no chunk could say anything of."""
+        edges, places, described = list[Edge](), list[list[int]](), list[tuple[list[int], Any]]()
+        before, names, left_out = None, set[str](), list[str]()
+        for number, chunk in enumerate(self._each(count)):
+            if before is not None:
+                edges.append(edge_between(before, chunk, (number - 1, number)))
+            places.append(chunk.frames)
+            described.append((chunk.keys, chunk.features))
+            names |= set(chunk.names)
+            left_out += chunk.left_out
+            before = chunk
+        return owners(places), edges, described, [name for name in dict.fromkeys(left_out) if name not in names]
+
+    def _loops(
+        self,
+        owned: dict[int, list[int]],
+        edges: list[Edge],
+        described: list[tuple[list[int], Any]],
+        count: int,
+        bar: Any,
+    ) -> tuple[list[Edge], int]:
+        """The edges, and those of chunks mixed from different parts, as far as the model sees these parts in one place;
+        returns how many such chunks."""
+        size = self.chunking.size
+        mixes = [overview(owned, size)]
+        for a, frame_a, b, frame_b in likely_loops(described)[: max(4, count // 2)]:
+            mixes.append(loop((a, self._chunk(a).frames, frame_a), (b, self._chunk(b).frames, frame_b), size))
+        bar.total += len(mixes) - 1
+        accepted = 0
+        for number, mix in enumerate(mixes):
+            chunks = {each: self._chunk(each).only(places) for each, places in mix.frames.items()}
+            result = self._mixed(number, mix, chunks)
+            bar.update()
+            if result is None:
+                continue
+            found = list[Edge]()
+            for each in agreeing(mix, result):
+                try:
+                    found.append(edge_between(chunks[each], result, (each, count + accepted)))
+                except QuantVGGTError:  # these frames have no points in common: they say nothing
+                    continue
+            if len(found) > 1:
+                edges, accepted = edges + found, accepted + 1
+        return edges, accepted
+
+    def _mixed(self, number: int, mix: Mix, chunks: Mapping[int, Chunk]) -> Chunk | None:
+        """None if the model has no camera for any of its frames."""
+        name = f"mixed_{number:05d}.safetensors"
+        result = read_chunk(self.store, name)
+        if result is None:
+            try:
+                result = self._predicted(clip_of(mix, chunks), mix.places, False)
+            except QuantVGGTError:
+                return None
+            write_chunk(self.store, name, result)
+        return result
+
+    def _each(self, count: int) -> Iterator[Chunk]:
+        return map(self._chunk, range(count))
+
+    def _chunk(self, number: int) -> Chunk:
+        chunk = read_chunk(self.store, _name(number))
+        if chunk is None:
+            raise QuantVGGTError(f"{self.work / _name(number)} is gone; run the same command again")
+        return chunk
+
+
+def _name(number: int) -> str:
+    return f"chunk_{number:05d}.safetensors"

@@ -1,0 +1,86 @@
+"""What a run will take, and how many frames fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantvggt.checkpoint.load import load, outline
+from quantvggt.core.errors import InputError
+from quantvggt.core.memory import peak_memory
+from quantvggt.reconstruction import predict
+from quantvggt.reconstruction.long import estimate as module
+from quantvggt.reconstruction.long.estimate import BYTES_PER_PIXEL, SCRATCH, estimate, largest_chunk, plan
+from quantvggt.reconstruction.long.rate import rate_of, remember_rate
+from quantvggt.reconstruction.long.run import Chunking
+from quantvggt.scenes.synthetic import make_path
+
+SIZE = (112, 112)
+
+
+def test_weights_are_known_before_they_are_loaded() -> None:
+    for name in ("vggt-nano", "vggt-nano-heavy"):
+        for dtype in (None, "mixed"):
+            told, real = outline(name, dtype), load(name, dtype)
+            types = {key: value.dtype for key, value in real.state_dict().items()}
+            assert {key: value.dtype for key, value in told.state_dict().items()} == types
+            assert told.products == real.products
+
+
+def test_the_memory_is_what_a_run_takes() -> None:
+    model, clip = load("vggt-nano"), make_path(1, 12, 0.3)
+    predict.reconstruct(model, clip)  # what libraries take once is no part of it
+    with peak_memory() as peak:
+        predict.reconstruct(model, clip)
+    if peak.bytes is None:
+        pytest.skip("this system doesn't measure peaks of memory")
+    told = model.working_bytes(12, *SIZE) + 12 * BYTES_PER_PIXEL * SIZE[0] * SIZE[1]
+    assert 0.5 < told / peak.bytes < 2
+
+
+def test_the_largest_chunk_fits_and_one_more_does_not() -> None:
+    model = outline("vggt-nano")
+    memory = 300_000_000
+    frames = largest_chunk(model, 1000, SIZE, memory)
+    needs = [estimate(model, count, SIZE, None, 1.0).bytes for count in (frames, frames + 1)]
+    assert needs[0] <= memory < needs[1]
+    assert largest_chunk(model, frames - 1, SIZE, memory) == frames - 1
+
+
+def test_too_little_memory_is_said_in_one_line() -> None:
+    with pytest.raises(InputError, match="allow more memory"):
+        largest_chunk(outline("vggt-nano"), 10, SIZE, SCRATCH)
+
+
+def test_chunks_are_planned_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = outline("vggt-nano")
+    monkeypatch.setattr(module, "available_bytes", lambda: 10**12)
+    assert plan(model, 300, SIZE) is None
+    assert plan(model, 300, SIZE, chunk=24) == Chunking(24, 8)
+    assert plan(model, 10, SIZE, chunk=24) is None
+    monkeypatch.setattr(module, "available_bytes", lambda: 300_000_000)
+    short = plan(model, 300, SIZE)
+    assert short.size == largest_chunk(model, 300, SIZE, 270_000_000)
+    with pytest.raises(InputError, match="--chunk 200"):
+        plan(model, 300, SIZE, chunk=200)
+    monkeypatch.setattr(module, "available_bytes", lambda: None)
+    assert plan(model, 300, SIZE) is None
+
+
+def test_more_frames_take_longer_and_chunks_less_than_all_at_once() -> None:
+    model = outline("vggt-nano")
+    whole, half = (estimate(model, count, SIZE, None, 1e9).seconds for count in (300, 150))
+    assert whole > 2 * half, "attention grows with the square"
+    chunked = estimate(model, 300, SIZE, Chunking(24, 8), 1e9)
+    assert chunked.seconds < whole
+    assert chunked.bytes < estimate(model, 300, SIZE, None, 1e9).bytes
+    assert str(chunked).startswith("about 0.")
+
+
+def test_the_rate_of_the_last_run_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = outline("vggt-nano")
+    remember_rate(model, 4, SIZE, 2.0)
+    assert rate_of(model, torch.device("cpu")) == pytest.approx(model.operations(4, *SIZE) / 2)
+    (tmp_path / "quantvggt" / "rates.json").write_text("[]")
+    assert rate_of(outline("vggt-nano", torch.float32), torch.device("cpu")) > 0
