@@ -12,6 +12,7 @@ from close import assert_close_answers, in_own_memory
 from quantvggt.calibrate.stream import Stream
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT
+from quantvggt.models.dino import normalise
 from quantvggt.models.sites import all_sites, quantizable_sites, rest_sites
 from quantvggt.nn.quant_conv import QuantConv2d
 from quantvggt.nn.quant_linear import QuantLinear
@@ -99,7 +100,7 @@ def test_streams_end_where_the_model_does() -> None:
             stream = stream.after(model.get_submodule(place.name), place)
             outputs += stream.tokens if place in model.trunk.places else []
         ends.append(stream.tokens[0])
-    torch.testing.assert_close(embed.norm(ends[0][:, 5:]), embed(model.aggregator.normalise(images)[0]))
+    torch.testing.assert_close(embed.norm(ends[0][:, 5:]), embed(normalise(images)[0]))
     features = model.encode(images)
     for layer, expected in features.items():
         torch.testing.assert_close(model.collect(outputs, None)[layer], expected)

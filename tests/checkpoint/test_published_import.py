@@ -7,7 +7,6 @@ the W4A4 outputs) and the W8A8 outputs, with 18 times as many ties, are held to 
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 
 import seeded
 from close import assert_close_answers, in_own_memory
+from published import published
 from quantvggt.checkpoint.load import load
 from quantvggt.checkpoint.published import import_published
 from quantvggt.checkpoint.save import save
@@ -25,7 +25,6 @@ from quantvggt.models import VGGT, VGGTConfig
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.nn.quant_linear import QuantLinear
 
-PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
 TIE = 1e-4  # in quantization steps
 
 
@@ -37,7 +36,7 @@ def scheme(request) -> str:
 @pytest.fixture(scope="module")
 def golden(scheme):
     """(recorded outputs, images, float model, imported model)."""
-    with safe_open(PUBLISHED / scheme / "outputs.safetensors", framework="pt") as file:
+    with safe_open(published(scheme) / "outputs.safetensors", framework="pt") as file:
         metadata = file.metadata()
         outputs = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     sizes = json.loads(metadata["config"])
@@ -48,7 +47,7 @@ def golden(scheme):
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(seeded.parameter(name, tuple(parameter.shape))))
     images = torch.from_numpy(seeded.images(*json.loads(metadata["images"])))
-    return outputs, images, model, import_published(model, PUBLISHED / scheme, scheme)
+    return outputs, images, model, import_published(model, published(scheme), scheme)
 
 
 def predict(model: VGGT, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -68,7 +67,7 @@ def nudged(images: torch.Tensor, count: int) -> list[torch.Tensor]:
 
 
 def test_single_linear(golden, scheme) -> None:
-    recorded = load_file(PUBLISHED / scheme / "linear_aggregator.frame_blocks.0.attn.qkv.safetensors")
+    recorded = load_file(published(scheme) / "linear_aggregator.frame_blocks.0.attn.qkv.safetensors")
     layer = golden[3].aggregator.frame_blocks[0].attn.qkv
     for x, y in ((recorded["x"], recorded["y"]), (recorded["x"].expand(2, 7, 64), recorded["y_3d"])):
         assert (layer(x) - y).abs().max() <= 2e-6 * y.abs().max()
@@ -103,7 +102,7 @@ def test_every_site_holds_and_computes_the_published_integers(golden, scheme) ->
     for hook in hooks:
         hook.remove()
     files = {
-        kind: torch.load(PUBLISHED / scheme / f"qs_{kind}_parameters_total.pth", weights_only=True)
+        kind: torch.load(published(scheme) / f"qs_{kind}_parameters_total.pth", weights_only=True)
         for kind in ("frame", "global")
     }
     off_ties = on_ties = total = 0
@@ -161,7 +160,7 @@ def test_the_record_and_the_file(golden, scheme, tmp_path) -> None:
 
 
 def test_unclipped_activations_when_they_stay_float(golden, scheme) -> None:
-    imported = import_published(golden[2], PUBLISHED / scheme, "w4a16")
+    imported = import_published(golden[2], published(scheme), "w4a16")
     assert all(site.input_clip is None for site in quantizable_sites(imported).values())
 
 
@@ -184,7 +183,7 @@ def test_unclipped_activations_when_they_stay_float(golden, scheme) -> None:
     ],
 )
 def test_wrong_parameter_files(golden, tmp_path, change, words) -> None:
-    shutil.copytree(PUBLISHED / "w8a8", tmp_path / "copy")
+    shutil.copytree(published("w8a8"), tmp_path / "copy")
     path = tmp_path / "copy" / "qs_global_parameters_total.pth"
     file = torch.load(path, weights_only=True)
     change(file)
@@ -198,6 +197,6 @@ def test_missing_file_and_quantized_model(golden, scheme, tmp_path) -> None:
     with pytest.raises(InputError, match=r"qs_frame_parameters_total.pth is missing"):
         import_published(golden[2], tmp_path, scheme)
     with pytest.raises(InputError, match="already quantized"):
-        import_published(golden[3], PUBLISHED / scheme, scheme)
+        import_published(golden[3], published(scheme), scheme)
     with pytest.raises(InputError, match="unknown scheme"):
-        import_published(golden[2], PUBLISHED / scheme, "four bits")
+        import_published(golden[2], published(scheme), "four bits")

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,6 +5,7 @@ from scipy.linalg import hadamard
 from torch import nn
 
 import seeded
+from published import published
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs, signs_from_matrix
 from quantvggt.core.scheme import Scheme
@@ -15,7 +14,6 @@ from quantvggt.models.vggt.aggregator import NUM_SPECIAL
 from quantvggt.nn.block import MLP_ROWS_PER_CHUNK, Mlp
 from quantvggt.nn.quant_linear import QuantLinear, mark_frames
 
-PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
 SITE = "aggregator.frame_blocks.0.attn.qkv"
 K, N = 64, 48
 
@@ -48,7 +46,7 @@ def _relative(a, b):
 
 @pytest.mark.parametrize("name", ["w4a4", "w8a8"])
 def test_published_linear_is_reproduced(name):
-    saved = torch.load(PUBLISHED / name / "qs_frame_parameters_total.pth", weights_only=True)[0]
+    saved = torch.load(published(name) / "qs_frame_parameters_total.pth", weights_only=True)[0]
     saved = {key.removeprefix("attn.qkv."): value for key, value in saved.items()}
     linear = nn.Linear(64, 192)
     for key, parameter in linear.named_parameters():
@@ -64,7 +62,7 @@ def test_published_linear_is_reproduced(name):
             )
         ),
     )
-    recorded = load_file(PUBLISHED / name / f"linear_{SITE}.safetensors")
+    recorded = load_file(published(name) / f"linear_{SITE}.safetensors")
     assert _relative(quantized(recorded["x"]), recorded["y"]) < 1e-5
     assert _relative(quantized(recorded["x"].expand(2, -1, -1)), recorded["y_3d"]) < 1e-5
 
