@@ -111,13 +111,13 @@ def test_waiting_and_running_jobs_are_cancelled(tmp_path: Path) -> None:
         running, waiting = submit(jobs, "a"), submit(jobs, "b")
         until(lambda: running.state == "running")
         assert (running.stage, running.progress, jobs.position(waiting)) == ("running", 0.5, 1)
-        jobs.cancel(waiting)
+        jobs.cancel(waiting.id)
         assert waiting.state == "cancelled"
-        jobs.cancel(running)
+        jobs.cancel(running.id)
         assert running.state == "cancelled"
         until(lambda: running.finished)
         assert not (jobs.folder_of(running.id) / "files").exists()
-        jobs.cancel(running)  # one that has ended goes
+        jobs.cancel(running.id)  # one that has ended goes
         assert jobs.get(running.id) is None
         assert not jobs.folder_of(running.id).exists()
 
@@ -134,9 +134,9 @@ def test_a_job_that_is_removed_while_it_stops_leaves_nothing(tmp_path: Path) -> 
     with working(tmp_path, slow_to_stop) as jobs:
         job = submit(jobs, "a")
         until(lambda: job.state == "running")
-        jobs.cancel(job)
+        jobs.cancel(job.id)
         stopping.wait(20)
-        jobs.cancel(job)
+        jobs.cancel(job.id)
         go.set()
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -223,7 +223,7 @@ def test_a_job_that_ends_the_server_is_tried_a_few_times(tmp_path: Path) -> None
             if found.ended:
                 states.append((found.state, found.attempts, found.reason))
                 break
-            until(lambda found=found: found.state == "running")
+            until(lambda: (now := jobs.get(job.id)) is not None and now.state == "running")
             shutil.copytree(place, copy)
         shutil.rmtree(place)
         copy.rename(place)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,10 @@ class Jobs:
             return job
 
     def get(self, name: str) -> Job | None:
+        """The job as it is at this moment."""
         with self._lock:
-            return self._jobs.get(name)
+            job = self._jobs.get(name)
+            return None if job is None else replace(job)
 
     def position(self, job: Job) -> int | None:
         """How many jobs come before it, the one that runs included; None if it doesn't wait."""
@@ -150,9 +152,12 @@ class Jobs:
         """Seconds after which a place in the queue should be free."""
         return max(1, round(self._mean_seconds))
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, name: str) -> None:
         """It won't be done, or is stopped; one that has ended goes with its result."""
         with self._lock:
+            job = self._jobs.get(name)
+            if job is None:
+                return
             if job.ended:
                 self._forget(job)
             elif job.state == QUEUED:
@@ -231,11 +236,11 @@ class Jobs:
                 self._end(job, FAILED)
 
     def _end(self, job: Job, state: str) -> None:
+        remove(self.folder_of(job.id) / UPLOADS)
         job.state, job.finished = state, time.time()
         if state == DONE:
             job.stage, job.progress = None, 1.0
             self._mean_seconds += 0.3 * (job.finished - (job.started or job.finished) - self._mean_seconds)
-        remove(self.folder_of(job.id) / UPLOADS)
         self._save(job)
         self._on_end(job)
 

@@ -205,9 +205,8 @@ def create_app(jobs: Jobs, uploads: Child, metrics: Metrics, key: str | None) ->
     @app.delete("/v1/jobs/{job_id}", dependencies=guarded)
     def cancel(job: Found) -> Status:
         """Stop a job that waits or runs; remove one that has ended, with its result."""
-        shown = status_of(job)
-        jobs.cancel(job)
-        return status_of(job) if jobs.get(job.id) else shown
+        jobs.cancel(job.id)
+        return status_of(jobs.get(job.id) or job)
 
     @app.get(
         "/v1/jobs/{job_id}/result",
