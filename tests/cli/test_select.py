@@ -11,6 +11,7 @@ from PIL import Image
 import quantvggt as qv
 from quantvggt.checkpoint.load import load
 from quantvggt.cli.main import main
+from quantvggt.jobs.store import Store
 from quantvggt.scenes.calibration import calibration_clips
 from tiny import sane_model
 
@@ -39,6 +40,32 @@ def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert main([*words, "--json"]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
+
+
+def test_workers_choose_the_same_and_look_at_no_clip_twice(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--size", "4", "--frames", "2", "--clusters", "3")
+    alone, shared = tmp_path / "alone.json", tmp_path / "shared.json"
+    expected = run_json(capsys, "select", model, str(pool), str(alone), *options)
+    write, written = Store.write_tensors, list[str]()
+
+    def watched(self: Store, name: str, *values: Any) -> None:
+        if len(written) == 4:
+            written.append("interrupted")
+            raise KeyboardInterrupt
+        write(self, name, *values)
+        written.append(name)
+
+    monkeypatch.setattr(Store, "write_tensors", watched)
+    words = ("select", model, str(pool), str(shared), *options, "--workers", "1")
+    assert main(list(words)) == 1
+    assert len(list((tmp_path / "shared.json.unfinished").iterdir())) == 4
+    result = run_json(capsys, *words)
+    assert len(written) == 10 + 1
+    assert result["indices"] == expected["indices"]
+    assert json.loads(shared.read_text())["clips"] == json.loads(alone.read_text())["clips"]
+    assert not (tmp_path / "shared.json.unfinished").exists()
 
 
 def test_from_a_folder_of_scenes_to_a_checkpoint(

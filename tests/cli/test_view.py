@@ -75,7 +75,11 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], scenes: list[str], tmp_pat
 def interrupted(words: list[str], *, expect: str, number: int = signal.SIGINT) -> tuple[dict[str, object], str]:
     """Start a command, open what it says once it has said so, send the signal: its JSON, and all that it said."""
     process = subprocess.Popen(
-        [*COMMAND, *words, "--no-open", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *words, "--no-open", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )
     assert process.stderr is not None
     said = ""

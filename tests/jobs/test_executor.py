@@ -20,7 +20,7 @@ from quantvggt.jobs.executor import Here, Place
 from quantvggt.jobs.workers import Workers
 from tasks import failing, squaring, waiting
 
-PLACES = {"here": Place(threads=1), "workers": Place(2, threads=1)}
+PLACES = {"here": Place(threads=1), "workers": Place(1, threads=1)}
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,7 @@ def test_it_writes_into_the_temporary_folder_alone_and_stops_when_told(house: Pa
     assert sorted((house / "home").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_goes_on_with_what_it_had_accepted(house: Path) -> None:
     words = ("--folder", str(house / "tmp" / "jobs"))
     places = []

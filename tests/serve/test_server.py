@@ -127,7 +127,7 @@ def test_options_and_warnings(server: Running) -> None:
         ({"frames": "-1"}, "write a whole number"),
         ({"frames": "0"}, "ask for at least 1"),
         ({"points": "all"}, "choose one of: depth, pointmap"),
-        ({"mode": "fill"}, "choose one of: crop, pad"),
+        ({"mode": "fill"}, "choose one of: crop, pad, "),
         ({"min_confidence": "nan"}, "it is a percentile"),
         ({"min_confidence": "x"}, "write a number"),
         ({"output": "/etc"}, "there is no option 'output'"),

@@ -68,11 +68,12 @@ def parse_bytes(option: str, text: str) -> int:
 
 
 def load_model(args: argparse.Namespace) -> Any:
-    """The model that MODEL, --dtype, --device and --attention name."""
+    """The model that MODEL, --dtype, --device and, of commands that have it, --attention name."""
     from quantvggt import api
 
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
-    model.attention = args.attention
+    if "attention" in args:
+        model.attention = args.attention
     return model
 
 

@@ -14,7 +14,15 @@ from quantvggt.calibrate.sampling.strategies import (
     choose,
     find_strategy,
 )
-from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, require_free, say
+from quantvggt.cli.common import (
+    MODEL_HELP,
+    add_device_options,
+    add_place_options,
+    load_model,
+    place_of,
+    require_free,
+    say,
+)
 from quantvggt.core.errors import InputError
 
 PAGE_NAME = "selection.html"
@@ -48,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default %(default)s)")
     parser.add_argument("--plots", metavar="FOLDER", help=f"write {PAGE_NAME} there: scores, clusters, chosen clips")
     parser.add_argument("--overwrite", action="store_true", help="replace a set or page that is already there")
+    add_place_options(parser)
     add_device_options(parser)
 
 
@@ -57,17 +66,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     output = require_free_file(args.output, args.overwrite)
     folder = require_free(args.plots, args.overwrite) if args.plots else None
 
-    from quantvggt import api
     from quantvggt.calibrate.sampling.selection import gather
+    from quantvggt.cli.pool import pool_of, shared_features
     from quantvggt.core.files import atomic_file
-    from quantvggt.scenes.calibration import calibration_pool
 
-    model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
-    pool = calibration_pool(args.pool, args.pool_size, args.frames, model.image_size, model.preprocessing)
+    place = place_of(args)
+    pool = pool_of(args)
     if not 1 <= args.size <= len(pool):
         raise InputError(f"--size {args.size}: the pool has {len(pool)} clips; ask for 1 to {len(pool)}")
     start = time.perf_counter()
-    features = pool_features(model, pool, deep=args.deep)
+    if args.workers or args.ray:
+        features = shared_features(args, len(pool), place, output.with_name(f"{output.name}.unfinished"))
+    else:
+        features = pool_features(load_model(args), pool, deep=args.deep)
     seconds = time.perf_counter() - start
     choice = choose(features, args.size, args.strategy, args.seed, settings)
     chosen = gather(pool, features, choice, args.strategy, args.seed, settings, args.model)

@@ -20,7 +20,7 @@ FILES = {**{name: kind.file for name, kind in FORMATS.items()}, PAGE: PAGE_FILE}
 
 @dataclass(frozen=True)
 class Options:
-    """The same as the options of `quantvggt reconstruct`; formats: keys of FILES.
+    """The same as the options of `quantvggt reconstruct`; formats: keys of FILES; mode: None for the family's own.
 
     Raises InputError for a value that none of them has.
     """
@@ -28,7 +28,7 @@ class Options:
     formats: tuple[str, ...] = tuple(FILES)
     frames: int | None = None
     points: str = "depth"
-    mode: str = "crop"
+    mode: str | None = None
     min_confidence: float = MIN_CONFIDENCE
     max_points: int | None = None
 
@@ -36,9 +36,9 @@ class Options:
         asked = [name for name in self.formats if name != PAGE]
         if asked or not self.formats:
             check_formats(asked)
-        for name, known in (("points", tuple(NEEDED_HEADS)), ("mode", MODES)):
+        for name, known in (("points", tuple(NEEDED_HEADS)), ("mode", (*MODES, None))):
             if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(known)}")
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of: {', '.join(filter(None, known))}")
         if self.frames is not None and self.frames < 1:
             raise InputError(f"frames is {self.frames}; ask for at least 1")
         check_selection(self.min_confidence, self.max_points)

@@ -22,6 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from quantvggt import __version__
 from quantvggt.core.errors import InputError, QuantVGGTError
+from quantvggt.reconstruction.predict import NEEDED_HEADS
+from quantvggt.scenes.preprocess import MODES
 from quantvggt.serve.body import CLOSE, FILES_FIELD, drain, receive_files
 from quantvggt.serve.child import Broken, Child, Refused
 from quantvggt.serve.metrics import Metrics
@@ -53,8 +55,8 @@ FORM = {
             "type": "integer",
             "description": "so many, spread evenly (default: all pictures, 16 frames of a video)",
         },
-        "points": {"type": "string", "enum": ["depth", "pointmap"], "default": Options.points},
-        "mode": {"type": "string", "enum": ["crop", "pad"], "default": Options.mode},
+        "points": {"type": "string", "enum": list(NEEDED_HEADS), "default": Options.points},
+        "mode": {"type": "string", "enum": list(MODES), "description": "default: as the model's family has it"},
         "min_confidence": {"type": "number", "default": Options.min_confidence},
         "max_points": {"type": "integer"},
     },

@@ -80,7 +80,7 @@ def _reconstruct(model: "Model", name: str, task: dict[str, Any], tell: Tell) ->
         warnings.simplefilter("always")
         tell("reading", 0.0)
         source = files[0] if len(files) == 1 else files
-        clip = load_clip(source, options["frames"], mode=options["mode"], size=model.image_size)
+        clip = load_clip(source, options["frames"], mode=options["mode"] or model.preprocessing, size=model.image_size)
         with _watched(model, tell):
             scene = api.reconstruct(model, clip, points=options["points"], model_name=name)
         tell("writing", _RUN)

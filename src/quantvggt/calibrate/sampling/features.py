@@ -71,6 +71,15 @@ class PoolFeatures:
             raise ValueError("its arrays are of different lengths")
         return features
 
+    @classmethod
+    def joined(cls, parts: Sequence["PoolFeatures"]) -> "PoolFeatures":
+        """Several pools' as one's, by the same model. Raises InputError if their clips differ in length."""
+        lengths = sorted({one.flattened.shape[1] + 1 for one in parts})
+        if len(lengths) > 1:
+            raise InputError(f"the clips of the pool have {lengths} frames; give clips of equally many frames")
+        arrays = {name: np.concatenate([getattr(one, name) for one in parts]) for name in _ARRAYS}
+        return cls(**arrays, labels=[label for one in parts for label in one.labels], layers=parts[0].layers)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one small safetensors file. Raises InputError if that is impossible."""
         arrays, texts = self.parts()

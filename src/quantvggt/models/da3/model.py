@@ -210,7 +210,7 @@ class DA3(Model):
 
     def mix(self, products: torch.dtype) -> set[str]:
         """Autocast over the backbone as in the published code; dense heads in bfloat16 altogether, where published ones
-        are float32: they take most of the time and memory of small models. Cameras stay float32."""
+        are float32: in small models they are a third of the work. Cameras stay float32."""
         self.products = self.backbone.pretrained.products = products
         dense = (name for name, module in self.named_modules() if isinstance(module, DPTHead))
         trunk = (
