@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from nano.data import Batch
-from nano.lowrank import make_trainable, overlay, ranks
+from nano.lowrank import make_trainable, overlay, ranks, truncated
 from quantvggt.checkpoint.config import CONFIG_NAME
 from quantvggt.checkpoint.load import load
 from quantvggt.checkpoint.packaged import LONG, NANO, OVERLAY_NAME, packaged_weights
@@ -51,7 +51,8 @@ class LongTrainer(Trainer):
 
     def save_model(self, out: Path) -> None:
         with atomic_folder(out / LONG) as folder:
-            save_file(overlay(self.averaged().cpu(), self.original), folder / OVERLAY_NAME)
+            tensors = overlay(self.averaged().cpu(), self.original)
+            save_file(truncated(tensors, self.args.kept_rank), folder / OVERLAY_NAME)
             shutil.copy(packaged_weights(NANO).parent / CONFIG_NAME, folder / CONFIG_NAME)
 
 
@@ -60,4 +61,5 @@ if __name__ == "__main__":
     parser.set_defaults(optimizer="adamw", lr=1e-3, dense_frames=4)
     parser.add_argument("--rank", type=int, default=32, help="of the updates of the trunk's layers")
     parser.add_argument("--camera-rank", type=int, default=16, help="of the updates of the camera head's blocks")
+    parser.add_argument("--kept-rank", type=int, default=5, help="of the updates in the asset; 5 makes 0.8 MB")
     run(LongTrainer, parser.parse_args())

@@ -78,3 +78,17 @@ def overlay(model: VGGT, original: VGGT) -> dict[str, Tensor]:
         elif is_small(name, value):
             tensors[name] = model.get_parameter(name)
     return {name: value.detach().half().contiguous() for name, value in tensors.items()}
+
+
+def truncated(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """An overlay whose factors have at most that rank: the nearest ones, by singular values."""
+    result = {}
+    for name, value in tensors.items():
+        if name.endswith(LEFT):
+            right = name.removesuffix(LEFT) + RIGHT
+            u, s, v = torch.linalg.svd(value.double() @ tensors[right].double(), full_matrices=False)
+            root = s[:rank].sqrt()
+            result[name], result[right] = u[:, :rank] * root, root[:, None] * v[:rank]
+        elif not name.endswith(RIGHT):
+            result[name] = value
+    return {name: value.half().contiguous() for name, value in result.items()}
