@@ -25,6 +25,7 @@ class Oracle:
 
     device = torch.device("cpu")
     quantization = None
+    attention = "exact"
 
     def __init__(self, clip: Clip, heads: tuple[str, ...] = ("camera", "depth", "point")) -> None:
         self.heads, self.clip = heads, clip
