@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import quantvggt as qv
+from published import published
 from quantvggt.cli import doctor
 from quantvggt.cli.main import COMMANDS, main
 from quantvggt.core.limits import Limits
@@ -142,10 +143,16 @@ def test_reconstruct_with_every_option_about_what_comes_out(
 
 
 def test_import_published(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    published = Path(__file__).parent.parent / "golden" / "published" / "w4a4"
     config = VGGTConfig.from_dict({**CONFIG.to_dict(), "depth": 4, "camera_trunk_depth": 2, "dpt_layers": [0, 1, 2, 3]})
     qv.save(tiny_model(config), tmp_path / "float")
-    words = ("import-published", str(tmp_path / "float"), str(published), str(tmp_path / "small"), "--scheme", "w4a4")
+    words = (
+        "import-published",
+        str(tmp_path / "float"),
+        str(published("w4a4")),
+        str(tmp_path / "small"),
+        "--scheme",
+        "w4a4",
+    )
     assert run_json(capsys, *words)["scheme"] == "w4a4"
     quantization = qv.load(tmp_path / "small").quantization
     assert quantization is not None
