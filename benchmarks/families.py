@@ -5,8 +5,8 @@
 
 Weights are seeded, quantized by rounding to nearest at 8 bits and by `best` below, what lies outside the trunk at w8a8.
 Sides take turns in processes of their own, as in `quantvggt benchmark`; the float model runs in bfloat16. With
-`--repeats 0` nothing is timed. Rows go to stderr as they are done, the last line is JSON. Takes a quarter of an hour on
-two cores.
+`--repeats 0` nothing is timed. Rows go to stderr as they are done, the last line is JSON. Takes a few minutes
+on two cores.
 """
 
 import argparse
