@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.alignment import umeyama
+from quantvggt.core.similarity import umeyama
 from quantvggt.evaluate.metrics.pose import WORST_ROTATION, rotation_angle
 
 Array = NDArray[np.float64]

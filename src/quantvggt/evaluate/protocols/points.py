@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quantvggt.evaluate.metrics.alignment import icp, match_medians, umeyama
+from quantvggt.core.similarity import umeyama
+from quantvggt.evaluate.metrics.alignment import icp, match_medians
 from quantvggt.evaluate.metrics.points import point_errors
 from quantvggt.evaluate.metrics.surface import fscore, surface_errors
 from quantvggt.evaluate.prediction import Prediction

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantvggt.core.errors import InputError
-from quantvggt.evaluate.metrics.alignment import Similarity, umeyama
+from quantvggt.core.similarity import Similarity, umeyama
 from quantvggt.reconstruction.geometry import camera_centres
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.reconstruction.style import ramp

@@ -3,6 +3,7 @@ import torch
 
 import definition
 from quantvggt.kernels.ops import attention
+from quantvggt.nn.thinned import seen_by_others
 
 CUT = 2.5
 """Triton's interpreter cuts bfloat16 off where GPUs round it: twice the error, see test_compile.py."""
@@ -26,7 +27,7 @@ def call(generator, batch, frames, tokens, heads, d, dtype, normed=True, turned=
 def check(args):
     got, rounded = attention(**args), definition.attention(**args)
     doubles = {
-        name: value.double() if isinstance(value, torch.Tensor) and name not in ("cosine", "sine") else value
+        name: value.double() if isinstance(value, torch.Tensor) and name not in ("cosine", "sine", "seen") else value
         for name, value in args.items()
     }
     truth = definition.attention(**doubles)
@@ -55,3 +56,8 @@ def test_norms_biases_and_rotation_are_optional(generator, normed, turned, biase
 def test_norms_of_the_model_s_type(generator):
     args = call(generator, 1, 2, 13, 2, 64, torch.bfloat16)
     check({name: value.bfloat16() if name[1:] in ("_weight", "_bias") else value for name, value in args.items()})
+
+
+def test_thinned_out(generator):
+    args = call(generator, 2, 3, 17, 2, 64, torch.bfloat16)
+    check(args | {"seen": seen_by_others(17, 5, 4, 2, torch.device("cpu"))})
