@@ -18,6 +18,7 @@ from quantvggt.core.packing import packed_width
 from quantvggt.core.rotation import inner_order
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+RANKS = (16, 32, 64)  # of a low-rank branch
 MOST_CHANNELS = (1 << 17) - 1  # of an integer product: 2^17 times (-128)^2 doesn't fit into 32 bits
 
 
@@ -25,12 +26,19 @@ MOST_CHANNELS = (1 << 17) - 1  # of an integer product: 2^17 times (-128)^2 does
 class RotateQuantize:
     """Normalise, rotate, smooth and quantize every token: (q int8 [.., K], row_scale float32 [.., 1]).
 
+    With a `basis` int8 [K, R] and its `basis_scale` float32 [1] the token's part in R directions goes into 8 bits of its
+    own first: (q int8 [.., K + R], row_scale float32 [.., 2]), the second of each for the last R integers; see below.
+
     In float32 whatever the dtype of `x` [.., K]: `reference.layer_norm` where `norm_weight` [K] is given, with
     `norm_bias` [K] or without, each of any float dtype; less `shift`, divided by `presmooth`, rotated by `signs` int8
     [K] as in `core.rotation.rotate`, divided by `smooth`, each float32 [K]; then `core.affine.quantize_rows` to `bits`
     (2 to 8) with `clip` float32 [2], `asymmetric` or not. The first `special_tokens` rows of every `frame_tokens` get
     `special_bits`. A row with an infinity or a NaN has a defined scale, but its integers may be any.
     With `signs`, `smooth` and `clip` this is the activation side of QuantVGGT (arXiv 2509.21302).
+    The basis U takes its part out of what would be rotated, X. All sums are of integers, so any order of them gives
+    the same bits: X rounded to 8 bits times U, rounded to 8 bits again, is z; z_scale z U^T basis_scale is taken out of
+    X, whatever z is, and so nothing is lost by its rounding. With a basis a row with an infinity or a NaN may have any
+    scales, too.
     Raises InputError if K has no Hadamard matrix or the rows are no whole frames.
     """
 
@@ -50,6 +58,8 @@ class RotateQuantize:
     norm_weight: Tensor | None = None
     norm_bias: Tensor | None = None
     norm_eps: float = 1e-5
+    basis: Tensor | None = None
+    basis_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         x = _tensor("x", self.x, FLOATS)
@@ -69,6 +79,14 @@ class RotateQuantize:
         _vector(self, "norm_bias", FLOATS, k, x.device, torch.float32)
         if self.norm_bias is not None and self.norm_weight is None:
             raise InputError("norm_bias comes with a norm_weight only")
+        if (self.basis is None) != (self.basis_scale is None):
+            raise InputError("basis and basis_scale are both given or both None")
+        if self.basis is not None:
+            basis = _tensor("basis", self.basis, (torch.int8,), x.device)
+            if basis.ndim != 2 or basis.shape[0] != k or basis.shape[1] not in RANKS:
+                raise InputError(f"basis for {k} channels is [{k}, R], R one of {RANKS}, not {list(basis.shape)}")
+            _set(self, "basis", basis)
+            _vector(self, "basis_scale", (torch.float32,), 1, x.device)
         _eps("norm_eps", self.norm_eps)
         _flag("asymmetric", self.asymmetric)
         _integer("bits", self.bits, 2, 8)
@@ -83,10 +101,16 @@ class RotateQuantize:
     def device(self) -> torch.device:
         return self.x.device
 
+    @property
+    def rank(self) -> int:
+        """R, 0 without a basis."""
+        return 0 if self.basis is None else self.basis.shape[1]
+
     def empty(self) -> tuple[Tensor, Tensor]:
         """Room for the result."""
-        x = self.x
-        return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+        x, rank = self.x, self.rank
+        q = x.new_empty((*x.shape[:-1], x.shape[-1] + rank), dtype=torch.int8)
+        return q, x.new_empty((*x.shape[:-1], 2 if rank else 1), dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -98,6 +122,8 @@ class IntLinear:
     for, LayerScale's gain [N] and the residual branch [.., N] where there are any. The integer sum is exact; all
     else happens in float32, in that order, and is rounded once to `out_dtype` [.., N]. Native GELU is within
     3e-7 max(1, |x|) of the exact one, everything else bit for bit the reference.
+    With a `branch` int8 [N, R], whose scale is `branch_scale` float32 [N, 1], q is [.., K + R] and row_scale [.., 2] as
+    `RotateQuantize` gives them: (z branch^T) z_scale branch_scale is added before the bias.
     Raises InputError if the weight does not fit K, or the residual the output.
     """
 
@@ -112,13 +138,23 @@ class IntLinear:
     gelu: bool = False
     gain: Tensor | None = None
     residual: Tensor | None = None
+    branch: Tensor | None = None
+    branch_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         q = _tensor("q", self.q, (torch.int8,))
-        if q.ndim == 0 or not 1 <= q.shape[-1] <= MOST_CHANNELS:
-            raise InputError(f"q is [.., K] with 1 to {MOST_CHANNELS} channels, not {list(q.shape)}")
+        if (self.branch is None) != (self.branch_scale is None):
+            raise InputError("branch and branch_scale are both given or both None")
+        if self.branch is not None:
+            branch = _tensor("branch", self.branch, (torch.int8,), q.device)
+            if branch.ndim != 2 or branch.shape[1] not in RANKS:
+                raise InputError(f"branch is [N, R], R one of {RANKS}, not {list(branch.shape)}")
+            _set(self, "branch", branch)
+        if q.ndim == 0 or not 1 <= q.shape[-1] - self.rank <= MOST_CHANNELS:
+            words = f"K + {self.rank}" if self.rank else "K"
+            raise InputError(f"q is [.., {words}] with K from 1 to {MOST_CHANNELS} channels, not {list(q.shape)}")
         _set(self, "q", q)
-        k = q.shape[-1]
+        k = q.shape[-1] - self.rank
         weight = _tensor("weight", self.weight, (torch.int8, torch.int32), q.device)
         width = k if weight.dtype is torch.int8 else packed_width(k)
         if weight.ndim != 2 or weight.shape[1] != width:
@@ -128,8 +164,12 @@ class IntLinear:
             )
         _set(self, "weight", weight)
         n = weight.shape[0]
-        _vector(self, "row_scale", (torch.float32,), q.numel() // k, q.device, optional=False)
+        rows = q.numel() // q.shape[-1]
+        _vector(self, "row_scale", (torch.float32,), 2 * rows if self.rank else rows, q.device, optional=False)
         _vector(self, "weight_scale", (torch.float32,), n, q.device, optional=False)
+        if self.branch is not None and len(self.branch) != n:
+            raise InputError(f"branch has {len(self.branch)} rows; {n} are needed")
+        _vector(self, "branch_scale", (torch.float32,), n, q.device)
         _vector(self, "bias", FLOATS, n, q.device, torch.float32)
         _vector(self, "gain", FLOATS, n, q.device, torch.float32)
         _flag("gelu", self.gelu)
@@ -147,6 +187,21 @@ class IntLinear:
     @property
     def device(self) -> torch.device:
         return self.q.device
+
+    @property
+    def rank(self) -> int:
+        """R, 0 without a branch."""
+        return 0 if self.branch is None else self.branch.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """K."""
+        return self.q.shape[-1] - self.rank
+
+    @property
+    def rows(self) -> int:
+        """Tokens."""
+        return self.q.numel() // self.q.shape[-1]
 
     def empty(self) -> Tensor:
         """Room for the result."""

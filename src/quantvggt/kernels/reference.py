@@ -24,6 +24,9 @@ def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
         x = x - step.shift
     if step.presmooth is not None:
         x = x / step.presmooth
+    if step.basis is not None and step.basis_scale is not None:
+        z, z_scale, part = project(x, step.basis, step.basis_scale)
+        x = x - part
     if step.signs is not None:
         x = rotate(x, step.signs)
     if step.smooth is not None:
@@ -34,19 +37,40 @@ def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
             value.view(-1, step.frame_tokens, value.shape[-1])[:, : step.special_tokens] for value in (x, q, scale)
         )
         q_rows[:], scale_rows[:] = quantize_rows(rows, step.special_bits, step.clip, step.asymmetric)
-    return q, scale
+    return (q, scale) if step.basis is None else (torch.cat((q, z), -1), torch.cat((scale, z_scale), -1))
+
+
+def project(x: Tensor, basis: Tensor, basis_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of float32 rows x [.., K] in the directions of `basis` int8 [K, R], its scale float32 [1]:
+    (z int8 [.., R], z_scale [.., 1], part [.., K]), part = z basis^T (z_scale basis_scale)."""
+    step = _scale_of(x)
+    rounded = (x / step).round_().to(torch.int8)
+    along = _integer_product(rounded.flatten(0, -2), basis.t()).float().view(*x.shape[:-1], -1)
+    share = _scale_of(along)
+    z, z_scale = (along / share).round_().to(torch.int8), share * step * basis_scale
+    part = _integer_product(z.flatten(0, -2), basis).float().view(x.shape)
+    return z, z_scale, part.mul_(z_scale * basis_scale)
+
+
+def _scale_of(x: Tensor) -> Tensor:
+    """absmax / 127 of the rows of x [.., K] as [.., 1]; 1 where that isn't above zero."""
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return torch.where(scale > 0, scale, 1.0)
 
 
 def int_linear(step: IntLinear) -> Tensor:
-    k, n = step.q.shape[-1], len(step.weight)
+    k, n = step.channels, len(step.weight)
     if not (step.q.numel() and n):
         return step.empty()
+    q, row_scale = step.q.view(step.rows, -1), step.row_scale.view(step.rows, -1)
     weight = step.weight
     if weight.dtype == torch.int32:
         # Copied, because a dimension of size one may have any stride, which torch won't view as bytes.
         weight = unpack_int4(weight.clone(memory_format=torch.contiguous_format), k)
-    y = _integer_product(step.q.view(-1, k), weight).float()
-    y.mul_(step.row_scale[:, None]).mul_(step.weight_scale)
+    y = _integer_product(q[:, :k], weight).float()
+    y.mul_(row_scale[:, :1]).mul_(step.weight_scale)
+    if step.branch is not None:
+        y.add_(_integer_product(q[:, k:], step.branch).float().mul_(row_scale[:, 1:]).mul_(step.branch_scale))
     if step.bias is not None:
         y.add_(step.bias)
     if step.gelu:

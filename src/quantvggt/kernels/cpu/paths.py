@@ -65,6 +65,8 @@ class RotatePath(CpuPath):
     OP, STRUCT = RotateQuantize.OP, "RotateArgs"
 
     def accepts(self, step: RotateQuantize) -> str | None:
+        if step.rank:
+            return "no low-rank branch yet"
         return None if step.x.numel() else "there are no rows"
 
     def run(self, step: RotateQuantize) -> tuple[Tensor, Tensor]:
@@ -103,6 +105,8 @@ class LinearPath(CpuPath):
     OP, STRUCT = IntLinear.OP, "LinearArgs"
 
     def accepts(self, step: IntLinear) -> str | None:
+        if step.rank:
+            return "no low-rank branch yet"
         if step.out_dtype not in TYPES:
             return "its output is never float64"
         return None if step.q.numel() and len(step.weight) else "there are no rows or no columns"

@@ -47,6 +47,8 @@ class TritonRotate(TritonBackend):
     prove = staticmethod(proof.rotation_agrees)
 
     def accepts(self, step: RotateQuantize) -> str | None:
+        if step.rank:
+            return "no low-rank branch yet"
         k = step.x.shape[-1]
         if k > MOST_ROTATED:
             return f"up to {MOST_ROTATED} channels, not {k}"
@@ -66,6 +68,8 @@ class TritonLinear(TritonBackend):
     prove = staticmethod(proof.products_agree)
 
     def accepts(self, step: IntLinear) -> str | None:
+        if step.rank:
+            return "no low-rank branch yet"
         if step.out_dtype is torch.float64:
             return "its output is never float64"
         return None if step.q.numel() and len(step.weight) else "there are no rows or no columns"
