@@ -1,4 +1,4 @@
-"""The recipe of `best`: its parts against their formulas, and what it is worth where its reasons hold."""
+"""The recipe of `barq-1`: its parts against their formulas, and what it is worth where its reasons hold."""
 
 import numpy as np
 import pytest
@@ -46,15 +46,15 @@ def solve(task: BlockTask, method: str, **settings: object) -> dict[str, QuantLi
 
 @pytest.mark.parametrize("scheme", ["w4a4", "w3a3", "w4a16"])
 def test_beats_dsfq_where_special_tokens_are_heavy_and_inputs_off_centre(scheme: str) -> None:
-    best, dsfq = (output_error(heavy_task(scheme), solve(heavy_task(scheme), name)) for name in ("best", "dsfq"))
+    best, dsfq = (output_error(heavy_task(scheme), solve(heavy_task(scheme), name)) for name in ("barq-1", "dsfq"))
     assert best < 0.5 * dsfq
 
 
 @pytest.mark.parametrize("part", [{"special_bits": 0}, {"asymmetric": False, "shift": False}, {"asymmetric": False}])
 def test_each_part_is_worth_something_there(part: dict[str, object]) -> None:
     task = heavy_task("w4a4")
-    whole = output_error(task, solve(heavy_task("w4a4"), "best"))
-    assert whole < 0.9 * output_error(task, solve(heavy_task("w4a4"), "best", **part))
+    whole = output_error(task, solve(heavy_task("w4a4"), "barq-1"))
+    assert whole < 0.9 * output_error(task, solve(heavy_task("w4a4"), "barq-1", **part))
 
 
 @pytest.mark.parametrize("special_weight", [1.0, 0.05, 0.0])
@@ -75,7 +75,7 @@ def test_moments_are_weighted_means(special_weight: float) -> None:
 
 def test_transform_centres_and_balances_before_it_rotates() -> None:
     task = heavy_task("w4a4")
-    layer = solve(task, "best", alpha=0.3, special_weight=0.5)["fc"]
+    layer = solve(task, "barq-1", alpha=0.3, special_weight=0.5)["fc"]
     moments = Moments(0.5, NUM_SPECIAL)
     for x in task.inputs.tokens:
         moments.observe(x, TOKENS)
@@ -86,7 +86,7 @@ def test_transform_centres_and_balances_before_it_rotates() -> None:
     torch.testing.assert_close(layer.get_buffer("input_presmooth"), expected)
     assert layer.rotation_signs is not None
     assert layer.input_smooth is None
-    plain = solve(heavy_task("w4a4"), "best", shift=False)["fc"]
+    plain = solve(heavy_task("w4a4"), "barq-1", shift=False)["fc"]
     assert "input_shift" not in plain.state_dict()
 
 
@@ -124,14 +124,14 @@ def test_second_moments_are_those_of_what_the_integers_stand_for(scheme: str) ->
 def test_plain_schemes_are_refined_and_others_taken_as_they_are(
     asked: str, settings: dict[str, object], used: str
 ) -> None:
-    assert make_method("best", settings).refine(Scheme.parse(asked)).name == used
+    assert make_method("barq-1", settings).refine(Scheme.parse(asked)).name == used
 
 
 @pytest.mark.parametrize(("special_bits", "used"), [(8, "w4a4-asym-s8"), (0, "w4a4-asym")])
 def test_the_model_records_what_was_asked_and_its_sites_what_they_use(special_bits: int, used: str) -> None:
     settings = {"special_bits": special_bits}
     small = quantize(
-        tiny_model(), "w4a4", "best", [tiny_clip("a", 2)], settings, progress=False, site_schemes={"*.fc2": "w8a8"}
+        tiny_model(), "w4a4", "barq-1", [tiny_clip("a", 2)], settings, progress=False, site_schemes={"*.fc2": "w8a8"}
     )
     assert small.quantization is not None
     assert small.quantization.scheme.name == "w4a4"
@@ -150,7 +150,7 @@ def test_later_layers_see_what_the_quantized_ones_before_them_give(monkeypatch: 
         original(self, x, frame_tokens)
 
     monkeypatch.setattr(Hessian, "observe", observe)
-    small = quantize(tiny_model(), "w3a3", "best", [tiny_clip("a", 2)], progress=False)
+    small = quantize(tiny_model(), "w3a3", "barq-1", [tiny_clip("a", 2)], progress=False)
     found: list[Tensor] = []
     for name, site in quantizable_sites(small).items():
         if name.endswith("fc2"):
@@ -178,5 +178,5 @@ def test_later_layers_see_what_the_quantized_ones_before_them_give(monkeypatch: 
 )
 def test_settings_that_cannot_be(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"barq-1.*{name}"):
-        make_method("best", {name: value})
-    assert make_method("best") == make_method("barq-1") == Barq1()
+        make_method("barq-1", {name: value})
+    assert make_method("barq-1") == Barq1()

@@ -86,7 +86,7 @@ def test_quantize_inspect_evaluate_reconstruct_view(
 
     words = ("evaluate", small, "--scenes", "1", "--frames", "2")
     row = run_json(capsys, *words)
-    assert (row["method"], row["scheme"], row["drift_depth"]) == ("barq-1", "w4a4", None)
+    assert (row["method"], row["scheme"], row["drift_depth"]) == ("barq-2", "w4a4", None)
     row = run_json(capsys, *words, "--reference", model)
     assert row["drift_depth"] > 0
 

@@ -22,7 +22,7 @@ def row_of(cell: Cell, auc: float, drift: float = 0.5) -> dict[str, Any]:
 def example() -> tuple[Results, list[Entry]]:
     float_cell, rtn = Cell(FORM, "float32", "float"), Cell(FORM, "w4a4", "rtn")
     dsfq = [Cell(FORM, "w4a4", "dsfq", seed) for seed in range(3)]
-    best = [Cell(FORM, "w4a4", "best", seed) for seed in range(3)]
+    best = [Cell(FORM, "w4a4", "barq-2", seed) for seed in range(3)]
     never = Cell(FORM, "w8a8", "dsfq")
     rows = [row_of(float_cell, 0.8, 0.0), row_of(rtn, 0.72, 3.0)]
     rows += [row_of(cell, auc, 1.5) for cell, auc in zip(dsfq, (0.78, 0.79, 0.80), strict=True)]

@@ -173,7 +173,8 @@ def _task(
 
     # Static ranges are read off the finished layer; until then it computes with dynamic ones.
     dynamic = {layer: replace(scheme, static=False) for layer, scheme in own.items()}
-    return BlockTask(place, block, dynamic, inputs, floats, importance.get(place.name), tick)
+    static = [layer for layer, scheme in own.items() if scheme.static]
+    return BlockTask(place, block, dynamic, inputs, floats, importance.get(place.name), tick, static)
 
 
 def resolve_schemes(

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="best",
-        help="how the numbers are found (default %(default)s): best, the newest version of our own (barq-1); rtn, "
+        help="how the numbers are found (default %(default)s): best, the newest version of our own (barq-2); rtn, "
         "which needs no calibration; dsfq and dsfq-learned (QuantVGGT); or a baseline: smoothquant, gptq, quarot, awq, "
         "repqvit, dopqvit, brecq, qdrop, flatquant. docs/results.md compares them",
     )

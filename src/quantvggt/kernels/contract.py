@@ -26,8 +26,8 @@ MOST_CHANNELS = (1 << 17) - 1  # of an integer product: 2^17 times (-128)^2 does
 class RotateQuantize:
     """Normalise, rotate, smooth and quantize every token: (q int8 [.., K], row_scale float32 [.., 1]).
 
-    With a `basis` int8 [K, R] and its `basis_scale` float32 [1] the token's part in R directions goes into 8 bits of its
-    own first: (q int8 [.., K + R], row_scale float32 [.., 2]), the second of each for the last R integers; see below.
+    With a `basis` int8 [K, R] and its `basis_scale` float32 [1] the token's part in R directions goes into 8 bits of
+    its own first: (q int8 [.., K + R], row_scale float32 [.., 2]), the second scale for the last R integers; see below.
 
     In float32 whatever the dtype of `x` [.., K]: `reference.layer_norm` where `norm_weight` [K] is given, with
     `norm_bias` [K] or without, each of any float dtype; less `shift`, divided by `presmooth`, rotated by `signs` int8

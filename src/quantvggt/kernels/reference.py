@@ -69,7 +69,7 @@ def int_linear(step: IntLinear) -> Tensor:
         weight = unpack_int4(weight.clone(memory_format=torch.contiguous_format), k)
     y = _integer_product(q[:, :k], weight).float()
     y.mul_(row_scale[:, :1]).mul_(step.weight_scale)
-    if step.branch is not None:
+    if step.branch is not None and step.branch_scale is not None:
         y.add_(_integer_product(q[:, k:], step.branch).float().mul_(row_scale[:, 1:]).mul_(step.branch_scale))
     if step.bias is not None:
         y.add_(step.bias)

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.core.affine import quantize_ranges, quantize_weight, row_ranges
+from quantvggt.core.affine import dequantize, quantize_ranges, quantize_weight, row_ranges
+from quantvggt.core.branch import Branch
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels.ops import int_linear, rotate_quantize
 from quantvggt.nn.quant_weight import QuantWeight
-from quantvggt.nn.tensors import CLIP, OPTIONAL, PARTS, Shapes, check_numbers, check_shapes, optional_shapes
+from quantvggt.nn.tensors import BRANCH, CLIP, OPTIONAL, PARTS, Shapes, check_numbers, check_shapes, optional_shapes
 
 
 class QuantLinear(QuantWeight):
@@ -20,8 +21,8 @@ class QuantLinear(QuantWeight):
 
     Buffers beside those of `QuantWeight`, where they exist: the transform's `input_shift`, `input_presmooth`,
     `input_smooth` float32 [K], `rotation_signs` int8 [K], `input_left` [a, a] and `input_right` [b, b] float32 with
-    a b = K; `input_clip` float32 [2], factors on each range's maximum and minimum; `input_range` float32 [R, 2], the
-    maxima and minima of static activations, R = 1 per tensor or a frame's tokens.
+    a b = K; `input_clip` float32 [2], factors on each range's maximum and minimum; `input_range` float32 [P, 2], the
+    maxima and minima of static activations, P = 1 per tensor or a frame's tokens; those of a `core.branch.Branch`.
     The output has the input's dtype, or autocast's where that is on.
     """
 
@@ -32,6 +33,10 @@ class QuantLinear(QuantWeight):
     input_left: Tensor | None
     rotation_signs: Tensor | None
     input_smooth: Tensor | None
+    input_basis: Tensor | None
+    input_basis_scale: Tensor | None
+    branch_weight: Tensor | None
+    branch_scale: Tensor | None
 
     frame_tokens: int | None = None
     """How many tokens a frame has; whoever runs the model says so (see `mark_frames`)."""
@@ -47,7 +52,7 @@ class QuantLinear(QuantWeight):
         optional: name in `nn.tensors.OPTIONAL` -> shape. A shift makes a bias even where `linear` has none.
         Raises InputError if a shape doesn't fit, or the scheme has no use for a clip or needs a range.
         """
-        check_shapes(optional, linear.in_features, scheme)
+        check_shapes(optional, linear.out_features, linear.in_features, scheme)
         module = cls(linear.in_features, linear.out_features, scheme)
         module._add_weight(device)
         for name, tensor in OPTIONAL.items():
@@ -66,18 +71,21 @@ class QuantLinear(QuantWeight):
         input_clip: Tensor | None = None,
         input_range: Tensor | None = None,
         rounded: tuple[Tensor, Tensor] | None = None,
+        branch: Branch | None = None,
     ) -> "QuantLinear":
         """Quantize `linear` after `transform`.
 
         `weight_clip` [N, 2] and `input_clip` [2] hold factors in (0, 1] on the maximum and the minimum of
         each weight row or activation range; `input_range` [R, 2] is for static schemes. `rounded` = (int8 [N, K],
-        scale [N, 1]) is W'' already rounded by somebody who knows better than nearest.
+        scale [N, 1]) is W'' already rounded by somebody who knows better than nearest. `branch`: what goes beside it.
         The arithmetic is float32 whatever the weight's dtype.
         Raises InputError if an argument has the wrong shape or values that can't be meant.
         """
         transform = transform or Transform()
         values = {name: getattr(transform, part) for part, name in PARTS.items()}
         values |= {"input_clip": input_clip, "input_range": input_range}
+        if branch is not None:
+            values |= dict(zip(BRANCH, (branch.basis, branch.basis_scale, branch.weight, branch.scale), strict=True))
         optional = {name: value.detach() for name, value in values.items() if value is not None}
         module = cls.empty(linear, scheme, optional_shapes(optional), linear.weight.device)
         for name, value in optional.items():
@@ -103,6 +111,12 @@ class QuantLinear(QuantWeight):
         return Transform(**{part: getattr(self, name) for part, name in PARTS.items()})
 
     @property
+    def branch(self) -> Branch | None:
+        """What goes beside the product in few bits."""
+        basis, basis_scale, weight, scale = (getattr(self, name) for name in BRANCH)
+        return None if basis is None else Branch(basis, basis_scale, weight, scale)
+
+    @property
     def takes_steps(self) -> bool:
         """Can `forward` be given the steps around the layer? Not with kinds of activations that only studies use."""
         scheme = self.scheme
@@ -111,6 +125,7 @@ class QuantLinear(QuantWeight):
     def quantize_input(self, x: Tensor, norm: nn.LayerNorm | None = None) -> tuple[Tensor, Tensor]:
         """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''; of norm(X)'' if `takes_steps`.
 
+        With a branch of rank R [.., K + R] and [.., 2], see `kernels.contract.RotateQuantize`.
         Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
         """
         scheme = self.scheme
@@ -121,6 +136,8 @@ class QuantLinear(QuantWeight):
             x = self.transform.before_rotation(x)
         else:
             options |= {"shift": self.input_shift, "presmooth": self.input_presmooth}
+        if self.input_basis is not None:
+            options |= {"basis": self.input_basis, "basis_scale": self.input_basis_scale}
         if norm is not None:
             options |= {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
         if scheme.special_bits is not None:
@@ -130,6 +147,19 @@ class QuantLinear(QuantWeight):
             x, self.rotation_signs, self.input_smooth, self.input_clip, scheme.act_bits, **options
         )
         return result
+
+    def rounded_input(self, x: Tensor) -> Tensor:
+        """X [.., K] -> what the integers of `quantize_input` stand for, float32 [.., K], with a branch [.., K + R]."""
+        q, scale = self.quantize_input(x)
+        if self.input_basis is None:
+            return dequantize(q, scale)
+        main, beside = q.split([self.in_features, self.input_basis.shape[1]], -1)
+        return torch.cat((dequantize(main, scale[..., :1]), dequantize(beside, scale[..., 1:])), -1)
+
+    def dequantized_weight(self) -> Tensor:
+        """The weight that the integers stand for, float32 [N, K]: of X'', a branch included."""
+        weight, branch = super().dequantized_weight(), self.branch
+        return weight if branch is None else branch.together(weight, self.transform)
 
     def _quantize_generally(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The kinds of activations that only studies use: X'' -> integers and scales, in plain PyTorch."""
@@ -176,7 +206,17 @@ class QuantLinear(QuantWeight):
             for beside in (gain, residual):
                 dtype = dtype if beside is None else torch.promote_types(dtype, beside.dtype)
             y: Tensor = int_linear(
-                q, row_scale, self.stored_weight, self.weight_scale, self.bias, dtype, gelu, gain, residual
+                q,
+                row_scale,
+                self.stored_weight,
+                self.weight_scale,
+                self.bias,
+                dtype,
+                gelu,
+                gain,
+                residual,
+                self.branch_weight,
+                self.branch_scale,
             )
             return y
         bias = None if self.bias is None else self.bias.to(dtype)

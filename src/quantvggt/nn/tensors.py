@@ -13,6 +13,7 @@ from torch import Tensor
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import inner_order
 from quantvggt.core.scheme import Scheme
+from quantvggt.kernels.contract import RANKS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -20,8 +21,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 @dataclass(frozen=True)
 class LayerTensor:
     """name: of the buffer, in checkpoints too.
-    sizes: its shape; N and K are the layer's output and input channels, f and g two factors of K, P the tokens of a
-    frame, 1 if all have one range.
+    sizes: its shape; N and K are the layer's output and input channels, f and g two factors of K, R the rank of its
+    low-rank branch, P the tokens of a frame, 1 if all have one range.
     allows, words: what every number in it has to be.
     part: the attribute of `core.transform.Transform` that it is. flag: the key of a site's record in config.json that
     says whether it exists; an optional tensor without one is named in the record together with its shape.
@@ -48,6 +49,10 @@ def _positive(x: Tensor) -> Tensor:
     return (x > 0) & x.isfinite()
 
 
+def _any(x: Tensor) -> Tensor:
+    return torch.ones((), dtype=torch.bool)
+
+
 def _ranges(x: Tensor) -> Tensor:
     return x.isfinite() & (x * x.new_tensor([1, -1]) >= 0)
 
@@ -67,8 +72,14 @@ OPTIONAL = {
         LayerTensor("input_smooth", ("K",), _positive, "positive", part="smooth", flag="smoothing"),
         CLIP,
         LayerTensor("input_range", ("P", 2), _ranges, "finite, maxima 0 or more and minima 0 or less"),
+        LayerTensor("input_basis", ("K", "R"), _any, "an integer", torch.int8),
+        LayerTensor("input_basis_scale", (1,), _positive, "positive"),
+        LayerTensor("branch_weight", ("N", "R"), _any, "an integer", torch.int8),
+        LayerTensor("branch_scale", ("N", 1), SCALE.allows, SCALE.words),
     )
 }
+BRANCH = ("input_basis", "input_basis_scale", "branch_weight", "branch_scale")
+"""Of a layer's low-rank branch: all of them or none."""
 TENSORS = {SCALE.name: SCALE, **OPTIONAL}
 PARTS = {tensor.part: tensor.name for tensor in OPTIONAL.values() if tensor.part}  # of a Transform
 FLAGS = {tensor.flag: tensor for tensor in OPTIONAL.values() if tensor.flag}
@@ -79,7 +90,7 @@ def optional_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]
     return {name: tuple(tensors[name].shape) for name in OPTIONAL if name in tensors}
 
 
-def check_shapes(shapes: Shapes, in_features: int, scheme: Scheme) -> None:
+def check_shapes(shapes: Shapes, out_features: int, in_features: int, scheme: Scheme) -> None:
     """Raise InputError unless a layer of this scheme can have optional tensors of these shapes."""
     if "rotation_signs" in shapes:
         inner_order(in_features)
@@ -89,12 +100,21 @@ def check_shapes(shapes: Shapes, in_features: int, scheme: Scheme) -> None:
         raise InputError(f"scheme {scheme.name} {'needs' if scheme.static else 'has no use for'} an input range")
     left, right = shapes.get("input_left") or (1,), shapes.get("input_right") or (in_features,)
     positions = shapes.get("input_range") or (1,)
-    letters = {"K": in_features, "f": left[0], "g": in_features // max(1, left[0])}
+    rank = (shapes.get("input_basis") or (0, RANKS[0]))[-1]
+    letters = {"N": out_features, "K": in_features, "R": rank, "f": left[0], "g": in_features // max(1, left[0])}
     letters["P"] = 1 if scheme.per_tensor else positions[0]
     for name, shape in shapes.items():
         needed = OPTIONAL[name].shape(letters)
         if tuple(shape) != needed:
             raise InputError(f"{name} has shape {list(shape)}; this layer needs {list(needed)}")
+    branch = [name in shapes for name in BRANCH]
+    if any(branch):
+        if not all(branch) or rank not in RANKS:
+            raise InputError(f"a low-rank branch has {', '.join(BRANCH)} and one of the ranks {RANKS}, not {rank}")
+        if scheme.static or scheme.per_tensor or not scheme.quantizes_activations or "input_left" in shapes:
+            raise InputError(
+                f"scheme {scheme.name}: a low-rank branch needs dynamic ranges per token and no learned map"
+            )
     if ("input_left" in shapes) != ("input_right" in shapes) or left[0] * right[0] != in_features:
         raise InputError(
             f"input_left {list(left)} and input_right {list(right)} don't make a map of {in_features} channels"

@@ -14,7 +14,8 @@ FONT = "Inter, system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 STYLE = {"ink": INK, "muted": MUTED, "rule": RULE, "font": FONT}
 """What templates/style.css needs, so that pages and plots look alike."""
 
-_METHOD_COLOURS = {"float": "#475569", "rtn": "#e2763b", "dsfq": "#0e7c86", "best": "#7c5cbf", "barq-1": "#7c5cbf"}
+_METHOD_COLOURS = {"float": "#475569", "rtn": "#e2763b", "dsfq": "#0e7c86"}
+_METHOD_COLOURS |= {"best": "#7c5cbf", "barq-2": "#7c5cbf", "barq-1": "#c2b0e6"}
 _MORE_COLOURS = ("#b8336a", "#3b82c4", "#8a9a2b", "#a0623d")
 _LEVEL = {"color": INK, "dash": "dot", "width": 1.2}
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "star", "hexagon", "cross")

@@ -86,7 +86,8 @@ BRIEFLY: Settings = (("epochs", 5),)
 """A third of the published epochs: the published code's own result on vggt-nano, at 20 clips, is of 5."""
 
 UNTRAINED = (
-    Variant("best", "best"),
+    Variant("best (barq-2)", "barq-2"),
+    Variant("barq-1", "barq-1"),
     Variant("RTN", "rtn"),
     Variant("SmoothQuant", "smoothquant"),
     Variant("QuaRot", "quarot"),
@@ -112,12 +113,22 @@ COMPONENTS = (
     Variant("Rotation, then scale (DSFQ)", "dsfq"),
     Variant("DSFQ, learned", "dsfq-learned", BRIEFLY),
 )
+TWO_BITS = (*UNTRAINED[:2], Variant("QuaRot", "quarot"))
+ONE_WIDTH: Settings = (("special_bits", 0), ("asymmetric", False))
+"""Of all tokens, with ranges centred on zero, as the other methods have them."""
+
 PARTS_OF_BEST = (
-    Variant("best", "best"),
-    Variant("special tokens as narrow as all others", "best", (("special_bits", 0),)),
-    Variant("symmetric ranges", "best", (("asymmetric", False),)),
-    Variant("both of these", "best", (("special_bits", 0), ("asymmetric", False))),
-    Variant("not centred", "best", (("shift", False),)),
+    Variant("best (barq-2)", "barq-2"),
+    Variant("no branch (barq-1)", "barq-1"),
+    Variant("branch of 32 directions", "barq-2", (("rank", 32),)),
+    Variant("special tokens as narrow as all others", "barq-2", ONE_WIDTH[:1]),
+    Variant("symmetric ranges", "barq-2", ONE_WIDTH[1:]),
+    Variant("both of these, special tokens counted like others", "barq-2", (*ONE_WIDTH, ("special_weight", 1.0))),
+    Variant("not centred", "barq-2", (("shift", False),)),
+    Variant("barq-1, special tokens as narrow as all others", "barq-1", ONE_WIDTH[:1]),
+    Variant("barq-1, symmetric ranges", "barq-1", ONE_WIDTH[1:]),
+    Variant("barq-1, both of these", "barq-1", ONE_WIDTH),
+    Variant("barq-1, not centred", "barq-1", (("shift", False),)),
 )
 GRANULARITIES = {
     "static, tensor": "-tensor-static",
@@ -138,6 +149,7 @@ PARTS = {
     "main": "Methods on every scheme",
     "components": "What each part of DSFQ brings",
     "best": "What each part of best brings",
+    "two": "Weights of two bits",
     "granularity": "Activation scales: static or dynamic, per tensor or per token",
     "alpha": "DSFQ's share of the outliers that moves into the weights",
     "sampling": "How the calibration set is chosen from a pool with broken clips",
@@ -164,6 +176,7 @@ def _entries() -> Iterator[Entry]:
     yield from _table("components", COMPONENTS, HARD)
     yield from _table("main", TRAINED, HARD[:1])
     yield from _parts_of_best()
+    yield from _table("two", TWO_BITS, ("w2a8", "w2a4"))
     yield from _sampling(HARD[1:])
     yield from _table("main", TRAINED, HARD[1:])
     yield from _granularity()

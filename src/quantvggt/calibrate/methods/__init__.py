@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from quantvggt.calibrate.methods.awq import AWQ
 from quantvggt.calibrate.methods.barq import Barq1
+from quantvggt.calibrate.methods.barq2 import Barq2
 from quantvggt.calibrate.methods.base import Method
 from quantvggt.calibrate.methods.brecq import BRECQ
 from quantvggt.calibrate.methods.dopqvit import DopQViT
@@ -35,10 +36,11 @@ METHODS: dict[str, type[Method]] = {
         AWQ,
         DopQViT,
         Barq1,
+        Barq2,
     )
 }
 
-ALIASES = {"best": Barq1.name}
+ALIASES = {"best": Barq2.name}
 """The newest version of our own method. What was made with it is recorded by the version's own name, so that a result
 can be repeated when there is a newer one."""
 

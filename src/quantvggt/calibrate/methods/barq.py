@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from quantvggt.calibrate.gptq_rounding import gptq_round
 from quantvggt.calibrate.methods.base import BlockTask, Method
-from quantvggt.core.affine import dequantize, quantize_weight
+from quantvggt.core.affine import quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
 from quantvggt.core.rounding import mse_scale
@@ -78,7 +78,7 @@ class Hessian:
         """x: [.., K], whole frames of so many tokens."""
         mark_frames(self.layer, frame_tokens, self.special)
         quantizes = self.layer.scheme.quantizes_activations
-        x = dequantize(*self.layer.quantize_input(x)) if quantizes else self.layer.transform.apply(x)
+        x = self.layer.rounded_input(x) if quantizes else self.layer.transform.apply(x)
         x = x.flatten(0, -2)
         self.value = self.value.to(x.device) + (x.t() @ x).double()
 
@@ -125,24 +125,39 @@ class Barq1(Method):
         )
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
-        def in_frames(observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:
-            return lambda x: observe(x, task.inputs.frame_tokens)
-
-        moments = {layer: Moments(self.special_weight, task.inputs.special) for layer in task.schemes}
-        task.observe(task.block, {layer: in_frames(each.observe) for layer, each in moments.items()})
+        moments = {layer: self.moments(task.inputs.special) for layer in task.schemes}
+        task.observe(task.block, {layer: _in_frames(task, each.observe) for layer, each in moments.items()})
         block, layers = copy.deepcopy(task.block), {}
-        for layer, scheme in task.schemes.items():
-            linear = task.linear(layer)
-            transform = self.transform(task.site(layer), linear, moments[layer])
-            weight = transform.apply_to_weight(linear.weight.detach())
-            nearest = quantize_weight(weight, scheme.weight_bits)
-            hessian = Hessian(QuantLinear.from_float(linear, scheme, transform, rounded=nearest), task.inputs.special)
-            task.observe(block, {layer: in_frames(hessian.observe)})
-            scale = mse_scale(weight, scheme.weight_bits, norm=2.0, importance=hessian.value.diagonal().float())
-            rounded = gptq_round(weight, hessian.value, scheme.weight_bits, scale, damping=self.damping, act_order=True)
-            layers[layer] = QuantLinear.from_float(linear, scheme, transform, rounded=rounded)
+        for layer in task.schemes:
+            transform = self.transform(task.site(layer), task.linear(layer), moments[layer])
+            layers[layer] = self.round(task, block, layer, transform, moments[layer])
             block.set_submodule(layer, layers[layer])
         return layers
+
+    def moments(self, special: int) -> Moments:
+        """What is to be known of a layer's inputs before anything is rounded."""
+        return Moments(self.special_weight, special)
+
+    def round(
+        self, task: BlockTask, block: nn.Module, layer: str, transform: Transform, moments: Moments
+    ) -> QuantLinear:
+        """`layer` in integers; `block` has those before it so already."""
+        linear, scheme = task.linear(layer), task.schemes[layer]
+        weight = transform.apply_to_weight(linear.weight.detach())
+        nearest = quantize_weight(weight, scheme.weight_bits)
+        hessian = self.hessian(task, block, layer, QuantLinear.from_float(linear, scheme, transform, rounded=nearest))
+        return QuantLinear.from_float(linear, scheme, transform, rounded=self.gptq(weight, hessian, scheme))
+
+    def hessian(self, task: BlockTask, block: nn.Module, layer: str, quantized: QuantLinear) -> Tensor:
+        """Second moments of what `quantized` makes of the layer's inputs, see `Hessian`."""
+        hessian = Hessian(quantized, task.inputs.special)
+        task.observe(block, {layer: _in_frames(task, hessian.observe)})
+        return hessian.value
+
+    def gptq(self, weight: Tensor, hessian: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+        """weight [N, K] -> (int8 [N, K], scale float32 [N, 1])."""
+        scale = mse_scale(weight, scheme.weight_bits, norm=2.0, importance=hessian.diagonal().float())
+        return gptq_round(weight, hessian, scheme.weight_bits, scale, damping=self.damping, act_order=True)
 
     def transform(self, site: str, linear: nn.Linear, moments: Moments) -> Transform:
         """Shift, balance, rotate."""
@@ -153,3 +168,7 @@ class Barq1(Method):
         balance = (rms**self.alpha / weight_rms ** (1 - self.alpha)).clamp(min=FLOOR)
         transform = Transform(presmooth=balance, signs=signs)
         return replace(transform, shift=shift) if self.shift else transform
+
+
+def _in_frames(task: BlockTask, observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:
+    return lambda x: observe(x, task.inputs.frame_tokens)

@@ -1,7 +1,7 @@
 """What every quantization method offers: it turns one block's linear layers into quantized ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -26,7 +26,8 @@ class BlockTask:
     block: the float block; leave it as it is. schemes: layer ("attn.qkv", ...) -> its bit widths.
     inputs: what comes in, from the stream that the method asked for; floats: what the float model has there; targets:
     what it has behind the block. importance: weight of each number that comes out, see `calibrate.importance`, if
-    asked for. tick: call it after each of the method's `ticks` steps, with a few words for the bar.
+    asked for. tick: call it after each of the method's `ticks` steps, with a few words for the bar. static: layers that
+    get static ranges when they are finished; until then their schemes are dynamic.
     """
 
     place: Place
@@ -36,6 +37,7 @@ class BlockTask:
     floats: Stream
     importance: Importance | None = None
     tick: Callable[[str], None] = field(default=lambda words: None)
+    static: Collection[str] = ()
 
     @cached_property
     def targets(self) -> Stream:
