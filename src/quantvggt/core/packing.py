@@ -1,7 +1,11 @@
-"""Eight signed 4-bit numbers in one int32, the layout of the compressed-tensors convention.
+"""Signed numbers of 2, 3 or 4 bits in int32 words, the layout of the compressed-tensors convention.
 
-Each value is stored as value + 8; element i of eight sits in bits 4i .. 4i+3.
+A row is a stream of bits, the low ones of each word first: element i is stored as value + 2^(bits - 1) in bits
+bits * i .. bits * (i + 1) - 1. So 3-bit numbers may straddle two words, and 32 of them fill three.
 """
+
+from functools import reduce
+from operator import or_
 
 import torch
 import torch.nn.functional as F
@@ -9,35 +13,70 @@ from torch import Tensor
 
 from quantvggt.core.errors import InputError
 
-PER_WORD = 8
+MEMORY_BITS = 4
+"""How wide packed weights are in a loaded model, whatever their numbers need: what kernels read."""
+
+_BYTES = {2: 1, 3: 3, 4: 1}  # that hold whole numbers, for each width
+_PERIOD = 32  # numbers that fill whole words, at any width
 
 
-def packed_width(k: int) -> int:
+def packed_width(k: int, bits: int = MEMORY_BITS) -> int:
     """How many int32 words a row of `k` values takes."""
-    return -(-k // PER_WORD)
+    return -(-k * bits // 32)
+
+
+def pack(q: Tensor, bits: int) -> Tensor:
+    """Pack int8 [N, K] with values in -2^(bits - 1) .. 2^(bits - 1) - 1 to int32 [N, ceil(bits K / 32)]; the last word
+    is filled as if zeros followed.
+
+    Raises InputError if a value does not fit, or `bits` is none of 2, 3, 4.
+    """
+    shifts, half = _shifts(bits), 2 ** (bits - 1)
+    if ((q < -half) | (q >= half)).any():
+        fits = f"only {-half} to {half - 1} fit"
+        raise InputError(f"cannot pack values from {q.min()} to {q.max()} in {bits} bits; {fits}")
+    k = q.shape[1]
+    codes = (F.pad(q, (0, -k % _PERIOD)) + half).view(torch.uint8).unflatten(1, (-1, len(shifts)))
+    dtype = torch.uint8 if _BYTES[bits] == 1 else torch.int32
+    units = reduce(or_, (codes[..., i].to(dtype) << shift for i, shift in enumerate(shifts)))
+    octets = units.unsqueeze(-1).view(torch.uint8)[..., : _BYTES[bits]]  # little-endian
+    return octets.flatten(1).view(torch.int32)[:, : packed_width(k, bits)].contiguous()
+
+
+def unpack(packed: Tensor, k: int, bits: int) -> Tensor:
+    """Inverse of `pack`: int32 [N, ceil(bits K / 32)] to int8 [N, K], K = `k`.
+
+    Raises InputError if the width of `packed` does not fit `k`, or `bits` is none of 2, 3, 4.
+    """
+    shifts = _shifts(bits)
+    needed = packed_width(k, bits)
+    if packed.shape[-1] != needed:
+        raise InputError(f"packed weight has {packed.shape[-1]} words a row; {k} values need {needed}")
+    units = packed.contiguous().view(torch.uint8)
+    if _BYTES[bits] == 3:
+        threes = F.pad(units, (0, -units.shape[1] % 3)).unflatten(1, (-1, 3))
+        units = F.pad(threes, (0, 1)).view(torch.int32).squeeze(-1)
+    codes = torch.stack([(units >> shift & 2**bits - 1).to(torch.uint8) for shift in shifts], -1).flatten(1)
+    return codes.view(torch.int8).sub_(2 ** (bits - 1))[:, :k]
+
+
+def repack(packed: Tensor, k: int, before: int, after: int) -> Tensor:
+    """The same rows of `k` values in fields of `after` bits instead of `before`. Raises InputError as `pack`."""
+    return packed if before == after else pack(unpack(packed, k, before), after)
 
 
 def pack_int4(q: Tensor) -> Tensor:
-    """Pack int8 [N, K] with values in -8 .. 7 to int32 [N, ceil(K / 8)], the last word filled with zeros.
-
-    Raises InputError if a value does not fit in 4 bits.
-    """
-    if ((q < -8) | (q > 7)).any():
-        raise InputError(f"cannot pack values from {q.min()} to {q.max()} in 4 bits; only -8 to 7 fit")
-    rows, k = q.shape
-    nibbles = F.pad(q, (0, packed_width(k) * PER_WORD - k)).to(torch.int32).add_(8)
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=q.device)
-    # The nibbles don't overlap, so their sum is their union, also where the last one wraps to the sign bit.
-    return (nibbles.view(rows, -1, PER_WORD) << shifts).sum(-1, dtype=torch.int32)
+    """`pack` as memory has it: int8 [N, K] to int32 [N, ceil(K / 8)]."""
+    return pack(q, MEMORY_BITS)
 
 
 def unpack_int4(packed: Tensor, k: int) -> Tensor:
-    """Inverse of `pack_int4`: int32 [N, ceil(K / 8)] to int8 [N, K], K = `k`.
+    """`unpack` as memory has it: int32 [N, ceil(K / 8)] to int8 [N, K]."""
+    return unpack(packed, k, MEMORY_BITS)
 
-    Raises InputError if the width of `packed` does not fit `k`.
-    """
-    if packed.shape[-1] != packed_width(k):
-        raise InputError(f"packed weight has {packed.shape[-1]} words a row; {k} values need {packed_width(k)}")
-    pairs = packed.contiguous().view(torch.uint8)  # little-endian words: byte j holds elements 2j and 2j + 1
-    nibbles = torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)
-    return nibbles.view(torch.int8).sub_(8)[:, :k]
+
+def _shifts(bits: int) -> range:
+    """Where the numbers of one unit of `_BYTES` start."""
+    if bits not in _BYTES:
+        raise InputError(f"cannot pack numbers of {bits} bits; 2, 3 or 4 bits can be packed")
+    return range(0, 8 * _BYTES[bits], bits)
