@@ -60,7 +60,7 @@ def extremes(method: str, scheme: str = "w4a4") -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("method", "scheme"), [("rtn", "w4a4"), ("best", "w4a4"), ("dsfq", "w3a8"), ("flatquant", "w4a16")]
+    ("method", "scheme"), [("rtn", "w4a4"), ("rtn", "w2a8"), ("best", "w4a4"), ("dsfq", "w3a8"), ("flatquant", "w4a16")]
 )
 def test_the_saved_file_fits_and_uses_what_there_is(tmp_path: Path, method: str, scheme: str) -> None:
     least, most = extremes(method, scheme)
@@ -79,7 +79,8 @@ def test_the_saved_file_fits_and_uses_what_there_is(tmp_path: Path, method: str,
     for name, site in all_sites(model).items():
         if bits[name] <= 4:
             assert isinstance(site, QuantWeight)
-            grown = site.out_features * (site.in_features - 4 * -(-site.in_features // 8))
+            words = -(-site.in_features * bits[name] // 32)
+            grown = site.out_features * (site.in_features - 4 * words)
             saved[groups[name]] = saved.get(groups[name], 0) + grown
     assert budget - size < min(saved.values()) + 2000
     with torch.inference_mode():

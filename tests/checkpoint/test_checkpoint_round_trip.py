@@ -43,7 +43,7 @@ def test_float_model_comes_back_bit_for_bit(tiny, images, tmp_path, dtype) -> No
     assert_same_outputs(tiny, loaded, images)
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w6a6", "w4a4", "w3a3", "w4a16"])
+@pytest.mark.parametrize("scheme", ["w8a8", "w6a6", "w4a4", "w3a3", "w2a8", "w4a16"])
 def test_quantized_model_comes_back_bit_for_bit(quantized, images, tmp_path, scheme) -> None:
     model = quantized(scheme)
     loaded = load(save(model, tmp_path / "small"))
@@ -129,7 +129,7 @@ def test_layers_may_differ_in_bits_or_stay_float(quantized, images, tmp_path) ->
     assert_same_outputs(model, loaded, images)
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w3a3", "w2a8"])
 def test_file_is_as_small_as_the_formula_says(quantized, tmp_path, scheme) -> None:
     model = quantized(scheme)
     path = save(model, tmp_path / "small") / "model.safetensors"
@@ -137,7 +137,8 @@ def test_file_is_as_small_as_the_formula_says(quantized, tmp_path, scheme) -> No
     sites = quantizable_sites(model)
     for site in sites.values():
         n, k = site.out_features, site.in_features
-        weight = 4 * n * math.ceil(k / 8) + 16 if scheme == "w4a4" else n * k
+        bits = int(scheme[1])
+        weight = n * k if bits == 8 else 4 * n * math.ceil(bits * k / 32) + 16
         expected += weight + 4 * n + 4 * k + k + 2 * 4  # scales, smoothing, signs, clip
     others = [x for name, x in model.state_dict().items() if name.rpartition(".")[0] not in sites]
     biases = [site.bias for site in sites.values()]
@@ -171,6 +172,75 @@ def test_exact_bytes_of_a_packed_weight(quantized, tmp_path) -> None:
         assert file.get_tensor(f"{name}.weight_shape").tolist() == [32, 32]
 
 
+@pytest.mark.parametrize("bits", [2, 3])
+def test_exact_bytes_of_narrower_weights(quantized, tmp_path, bits) -> None:
+    model = quantized(f"w{bits}a8")
+    name = "aggregator.frame_blocks.0.mlp.fc1"
+    site = model.get_submodule(name)
+    q = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (128, 32), generator=torch.Generator().manual_seed(0))
+    site.set_weight(q.to(torch.int8), site.weight_scale)
+    path = save(model, tmp_path / "small") / "model.safetensors"
+    words = load_file(path)[f"{name}.weight_packed"]
+    assert words.dtype == torch.int32
+    assert words.shape == (128, bits)  # 32 numbers fill as many words as they have bits
+    rows = [sum((value + 2 ** (bits - 1)) << bits * i for i, value in enumerate(row)) for row in q.tolist()]
+    assert words.numpy().astype("<i4").tobytes() == b"".join(row.to_bytes(4 * bits, "little") for row in rows)
+    assert torch.equal(load(path).get_submodule(name).integer_weight(), q.to(torch.int8))
+
+
+def save_version_1(model, folder) -> Path:
+    """As version 1 was written: numbers of 2 and 3 bits in the 4-bit fields that they have in memory."""
+    save(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["weights"]["num_bits"] = max(4, group["weights"]["num_bits"])
+    (folder / "config.json").write_text(json.dumps(config | {"format_version": 1}))
+    words = {name: value for name, value in model.state_dict().items() if name.endswith(".weight_packed")}
+    save_file(load_file(folder / "model.safetensors") | words, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["w4a4", "w3a3", "w2a8"])
+def test_checkpoints_of_version_1_load_with_the_same_bits(quantized, images, tmp_path, scheme) -> None:
+    model = quantized(scheme)
+    old = save_version_1(model, tmp_path / "old")
+    loaded = load(old)
+    assert_same_bits(model.state_dict(), loaded.state_dict())
+    assert loaded.quantization == model.quantization
+    direct, again = save(model, tmp_path / "direct"), save(loaded, tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (direct / name).read_bytes() == (again / name).read_bytes()
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (old, again)]
+    assert sizes[0] > sizes[1] or scheme == "w4a4"
+    assert_same_outputs(model, loaded, images)
+
+
+def test_numbers_that_do_not_fit_are_refused_and_nothing_is_written(quantized, tmp_path) -> None:
+    model = quantized("w3a3")
+    model.get_submodule("aggregator.frame_blocks.0.attn.qkv").weight_packed[5, 1] = 0x7FFFFFF0
+    with pytest.raises(InputError, match=r"blocks.0.attn.qkv.weight_packed: cannot pack values from -8 to 7 in 3 bits"):
+        save(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_narrow_weights_may_lie_in_shards_and_torch_files(quantized, tmp_path) -> None:
+    model = quantized("w3a3")
+    folder = save(model, tmp_path / "small")
+    file = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(file, folder / "model.pt")
+    assert_same_bits(model.state_dict(), load(folder).state_dict())
+    (folder / "model.pt").unlink()
+    shards = {"a.safetensors": list(file)[::2], "b.safetensors": list(file)[1::2]}
+    for shard, names in shards.items():
+        save_file({name: file[name] for name in names}, folder / shard)
+    index = {"weight_map": {name: shard for shard, names in shards.items() for name in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    loaded = load(folder)
+    assert_same_bits(model.state_dict(), loaded.state_dict())
+    assert not any(x.is_meta for x in loaded.buffers())
+
+
 def test_header_tells_other_tools_what_is_packed(quantized, tmp_path) -> None:
     config = json.loads((save(quantized("w3a3"), tmp_path / "small") / "config.json").read_text())
     block = config["quantization_config"]
@@ -178,8 +248,7 @@ def test_header_tells_other_tools_what_is_packed(quantized, tmp_path) -> None:
     assert block["format"] == "pack-quantized"
     (group,) = block["config_groups"].values()
     assert group["targets"] == list(config["sites"])
-    # 3-bit numbers lie in 4-bit fields; a reader that took 3 here would unpack nonsense.
-    assert group["weights"]["num_bits"] == 4
+    assert group["weights"]["num_bits"] == 3
     assert group["input_activations"]["num_bits"] == 3
     assert config["sites"][group["targets"][0]]["weight_bits"] == 3
 

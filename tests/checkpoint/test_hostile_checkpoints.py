@@ -157,7 +157,7 @@ def test_weight_shape_must_agree_with_the_config(folder) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "words"),
     [
-        (["format_version"], 2, "format version 2 is newer than the 1 that this quantvggt reads; upgrade"),
+        (["format_version"], 3, "format version 3 is newer than the 2 that this quantvggt reads; upgrade"),
         (["format_version"], "1", "format_version must be a whole number"),
         (["dtype"], "int7", "dtype must be one of float32"),
         (["surprise"], 1, r"unknown keys \['surprise'\]"),
@@ -207,6 +207,16 @@ def test_config_that_is_wrong(folder, keys, value, words) -> None:
 
     edit_config(folder, change)
     refuse(folder, words)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_widths_that_the_other_version_has(quantized, tmp_path, version) -> None:
+    folder = save(quantized("w3a3"), tmp_path / "small")
+    wide = torch.zeros(96, 4, dtype=torch.int32)
+    if version == 2:
+        edit_tensors(folder, lambda tensors: tensors.update({f"{SITE}.weight_packed": wide}))
+    edit_config(folder, lambda values: values.update(format_version=version))
+    refuse(folder, r"weight_packed has shape \[96, (3\], expected \[96, 4|4\], expected \[96, 3)\]")
 
 
 def test_config_that_is_no_json(folder) -> None:

@@ -1,7 +1,10 @@
 """What is said of each layer, the trunk's and the others'."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import quantvggt as qv
 from quantvggt.evaluate.inspection import SiteReport, format_sites, inspect_sites
@@ -35,11 +38,24 @@ def test_every_quantizable_layer_has_a_line() -> None:
 def test_a_float_model_has_no_errors() -> None:
     rows = inspect_sites(tiny_model(), [tiny_clip()], progress=False)
     assert {(row.weight_bits, row.act_bits, row.weight_error) for row in rows} == {(32, 32, None)}
+    assert {row.checkpoint_bytes for row in rows} == {None}
+
+
+@pytest.mark.parametrize("scheme", ["w2a8", "w3a3", "w4a4"])
+def test_bytes_of_a_checkpoint_are_those_of_its_tensors(tmp_path: Path, scheme: str) -> None:
+    small = qv.quantize(tiny_model(), scheme, "best", [tiny_clip()], rest="w3a8", progress=False)
+    file = load_file(qv.save(small, tmp_path / "small") / "model.safetensors")
+    for row in inspect_sites(small, [tiny_clip()], progress=False):
+        own = {name for name in file if name.rpartition(".")[0] == row.name}
+        own -= {f"{row.name}.bias", f"{row.name}.weight_shape"}
+        assert row.checkpoint_bytes == sum(file[name].nbytes for name in own), row.name
 
 
 def test_the_table_has_a_dash_for_what_is_not_known() -> None:
-    known = SiteReport("trunk.fc1", (64, 32), 4, 8, 2_500, 0.1234, 9.96, 2.0)
-    lines = format_sites([known, SiteReport("head.conv", (8, 9), 16, 16, 144, None, None, None)]).splitlines()
-    assert lines[2].split() == ["trunk.fc1", "64x32", "4/8", "2.5", "12.34", "10.0", "2.0"]
+    known = SiteReport("trunk.fc1", (64, 32), 4, 8, 22_500, 20_000, 0.1234, 9.96, 2.0)
+    plain = SiteReport("head.conv", (8, 9), 16, 16, 144, None, None, None, None)
+    lines = format_sites([known, plain]).splitlines()
+    assert lines[2].split() == ["trunk.fc1", "64x32", "4/8", "22.5", "12.34", "10.0", "2.0"]
     assert lines[3].split() == ["head.conv", "8x9", "16/16", "0.1", "-", "-", "-"]
-    assert lines[4] == "2 layers, 0.00 MB in memory"
+    assert lines[4] == "2 layers, 0.02 MB in memory; the 1 quantized ones take 0.02 MB of a checkpoint, biases aside"
+    assert format_sites([plain]).endswith("1 layers, 0.00 MB in memory")

@@ -146,8 +146,7 @@ class _Sketch:
 
     def bytes(self, group: str, bits: int) -> int:
         """What the integers and scales of a group take."""
-        layers = [self.layers[bits, site] for site in self.groups[group]]
-        return sum(x.nbytes for layer in layers for name, x in layer.named_buffers() if name != "bias")
+        return sum(self.layers[bits, site].checkpoint_bytes for site in self.groups[group])
 
     def saved(self, group: str) -> int:
         """What LOW saves, without the names."""

@@ -1,7 +1,7 @@
 """The `quantization_config` block by which other tools recognise our integer weights.
 
 It follows the compressed-tensors convention (github.com/vllm-project/compressed-tensors): per group of
-layers the container's bit width, symmetric, one scale per output channel; activations one scale per token,
+layers the width of a number's field, symmetric, one scale per output channel; activations one scale per token,
 found at run time. It says only what that convention has words for: rotation and smoothing are in `sites`,
 see docs/format.md.
 """
@@ -41,8 +41,8 @@ def quantization_config(sites: Mapping[str, _Site]) -> dict[str, Any]:
 
 
 def _group(targets: list[str], packed: bool, scheme: Scheme) -> dict[str, Any]:
-    # The container's width, not the scheme's: 3-bit numbers lie in 4-bit fields, 5 to 7 bits in int8.
-    weights = {"num_bits": 4 if packed else 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    # Numbers of 5 to 7 bits lie in int8.
+    weights = {"num_bits": scheme.weight_bits if packed else 8, "type": "int", "symmetric": True, "strategy": "channel"}
     activations = {
         "num_bits": scheme.act_bits,
         "type": "int",

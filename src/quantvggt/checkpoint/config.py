@@ -1,7 +1,7 @@
 """`config.json` of a checkpoint folder: read strictly, written plainly. docs/format.md specifies it."""
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from quantvggt.checkpoint.compressed_tensors import quantization_config
+from quantvggt.checkpoint.weights import TensorInfo
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import read_json
+from quantvggt.core.packing import MEMORY_BITS, packed_width
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import ModelConfig
 from quantvggt.models.family import find_family
@@ -19,7 +21,7 @@ from quantvggt.models.quantization import Quantization
 from quantvggt.nn.tensors import FLAGS, OPTIONAL
 
 FORMAT = "quantvggt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -41,17 +43,32 @@ class SiteRecord:
     """One quantized linear layer.
 
     scheme: its own bit widths and granularity; shape: (out_features, in_features) of its weight;
-    optional: shapes of its tensors in `nn.tensors.OPTIONAL`.
+    optional: shapes of its tensors in `nn.tensors.OPTIONAL`; version: of the format of the file that it lies in.
     """
 
     scheme: Scheme
     shape: tuple[int, int]
     optional: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    version: int = FORMAT_VERSION
 
     @property
     def packed(self) -> bool:
-        """Up to 4 bits: eight values in one int32; otherwise one int8 each."""
-        return self.scheme.weight_bits <= 4
+        """Up to 4 bits: side by side in int32; otherwise one int8 each."""
+        return self.scheme.weight_bits <= MEMORY_BITS
+
+    @property
+    def packed_bits(self) -> int:
+        """How wide a packed number is in the file; version 1 knew no narrower field than 4 bits."""
+        return MEMORY_BITS if self.version == 1 else self.scheme.weight_bits
+
+    @property
+    def packed_infos(self) -> dict[str, TensorInfo]:
+        """What lies in the file in place of a packed weight, or beside it."""
+        if not self.packed:
+            return {}
+        rows, k = self.shape
+        words = TensorInfo((rows, packed_width(k, self.packed_bits)), torch.int32)
+        return {"weight_packed": words, "weight_shape": TensorInfo((2,), torch.int64)}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `granularity` and `tensors` only where there is something to say."""
@@ -64,7 +81,7 @@ class SiteRecord:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SiteRecord":
+    def from_dict(cls, values: dict[str, Any], version: int) -> "SiteRecord":
         """Raises InputError, TypeError, ValueError or KeyError if something is missing, unknown or wrong."""
         rest = dict(values)
         weight_bits, act_bits, shape = rest.pop("weight_bits"), rest.pop("act_bits"), rest.pop("shape")
@@ -83,7 +100,8 @@ class SiteRecord:
         out_features, in_features = _shape(shape, 2)
         optional = {tensor.name: tensor.shape({"K": in_features}) for flag, tensor in FLAGS.items() if flags[flag]}
         optional |= {name: _shape(sizes, len(OPTIONAL[name].sizes)) for name, sizes in tensors.items()}
-        return cls(Scheme(weight_bits, act_bits).with_granularity(granularity), (out_features, in_features), optional)
+        scheme = Scheme(weight_bits, act_bits).with_granularity(granularity)
+        return cls(scheme, (out_features, in_features), optional, version)
 
 
 def _shape(sizes: Any, dimensions: int) -> tuple[int, ...]:
@@ -144,7 +162,7 @@ class CheckpointConfig:
             record = values.get("quantization")
             quantization = None if record is None else _quantization(_object(record, "quantization"))
             sites = {
-                name: SiteRecord.from_dict(_object(site, name))
+                name: SiteRecord.from_dict(_object(site, name), format_version)
                 for name, site in _object(values.get("sites", {}), "sites").items()
             }
         except (InputError, TypeError, ValueError, KeyError) as error:
@@ -183,6 +201,11 @@ def read_config(path: Path) -> CheckpointConfig | None:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return None
     return CheckpointConfig.from_dict(values, path)
+
+
+def packed_infos(sites: Mapping[str, SiteRecord]) -> dict[str, TensorInfo]:
+    """Name -> shape and type of all tensors that lie in a file otherwise than in memory, or only there."""
+    return {f"{site}.{name}": info for site, record in sites.items() for name, info in record.packed_infos.items()}
 
 
 def is_fixed(name: str, sites: Container[str]) -> bool:

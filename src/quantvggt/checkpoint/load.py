@@ -8,13 +8,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantvggt.checkpoint.config import CONFIG_NAME, FLOAT_DTYPES, CheckpointConfig, SiteRecord, is_fixed, read_config
+from quantvggt.checkpoint.config import (
+    CONFIG_NAME,
+    FLOAT_DTYPES,
+    CheckpointConfig,
+    SiteRecord,
+    is_fixed,
+    packed_infos,
+    read_config,
+)
 from quantvggt.checkpoint.layouts import shared_prefixes, unprefixed, without_aliases
 from quantvggt.checkpoint.locate import locate
 from quantvggt.checkpoint.packaged import open_any
 from quantvggt.checkpoint.validate import check_infos, check_values
 from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
+from quantvggt.core.packing import MEMORY_BITS, repack
 from quantvggt.models import Model, ModelConfig, VGGTConfig, build, mixed
 from quantvggt.models.family import find_family, recognise
 from quantvggt.models.sites import all_sites
@@ -155,8 +164,7 @@ def _empty_model(config: CheckpointConfig, weights: WeightsFile) -> Model:
 
 def _expected(model: Model, sites: dict[str, SiteRecord]) -> dict[str, TensorInfo]:
     expected = {name: TensorInfo(tuple(x.shape), x.dtype) for name, x in model.state_dict().items()}
-    packed = (site for site, record in sites.items() if record.packed)
-    return expected | {f"{site}.weight_shape": TensorInfo((2,), torch.int64) for site in packed}
+    return expected | packed_infos(sites)
 
 
 def _fill(
@@ -177,6 +185,8 @@ def _fill(
                     f"but {CONFIG_NAME} says {list(sites[site].shape)}; {_OUR_REMEDY}"
                 )
             continue
+        if site in sites and local == "weight_packed":
+            tensor = repack(tensor, sites[site].shape[1], sites[site].packed_bits, MEMORY_BITS)
         if name in fixed:
             check_values(weights.path, name, tensor)
         state[name] = tensor.to(device, types.get(name, tensor.dtype))

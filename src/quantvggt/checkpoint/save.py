@@ -17,12 +17,14 @@ from quantvggt.checkpoint.config import (
     dtype_name,
     encode_config,
     is_fixed,
+    packed_infos,
     read_config,
     write_config,
 )
 from quantvggt.checkpoint.weights import TensorInfo, safetensors_bytes, write_safetensors
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_folder
+from quantvggt.core.packing import MEMORY_BITS, repack
 from quantvggt.models import Model
 from quantvggt.models.sites import all_sites
 from quantvggt.nn.quant_weight import QuantWeight
@@ -59,8 +61,13 @@ def save(
     held = _held_dtype(state[name] for name in floats)
     stored = _storage_dtype([state[name] for name in floats], held, float_dtype)
     infos = _infos(state, records, stored)
-    shapes = {f"{name}.weight_shape": record.shape for name, record in records.items() if record.packed}
-    state |= {name: torch.tensor(shape, dtype=torch.int64) for name, shape in shapes.items()}
+    state |= {f"{name}.weight_shape": torch.tensor(record.shape) for name, record in records.items() if record.packed}
+
+    def written(name: str) -> Tensor:
+        if name in floats:
+            return _cast(name, state[name], stored)
+        packed = records.get(name.removesuffix(".weight_packed"))
+        return state[name] if packed is None else _narrowed(name, state[name], packed)
 
     config = CheckpointConfig(model.config, held, model.quantization, records)
     try:
@@ -69,12 +76,7 @@ def save(
                 copy = shutil.copytree if entry.is_dir() and not entry.is_symlink() else shutil.copy2
                 copy(entry, temporary / entry.name)
             write_config(config, temporary)
-            write_safetensors(
-                temporary / WEIGHTS_NAME,
-                infos,
-                lambda name: _cast(name, state[name], stored) if name in floats else state[name],
-                _METADATA,
-            )
+            write_safetensors(temporary / WEIGHTS_NAME, infos, written, _METADATA)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
     return path
@@ -102,8 +104,7 @@ def _infos(
         name: TensorInfo(tuple(value.shape), value.dtype if is_fixed(name, records) else floats)
         for name, value in state.items()
     }
-    packed = (name for name, record in records.items() if record.packed)
-    return infos | {f"{name}.weight_shape": TensorInfo((2,), torch.int64) for name in packed}
+    return infos | packed_infos(records)
 
 
 def _entries_to_keep(path: Path, overwrite: bool) -> list[Path]:
@@ -145,6 +146,13 @@ def _storage_dtype(floats: list[Tensor], held: torch.dtype, wanted: torch.dtype 
         if narrow.itemsize < held.itemsize and all(torch.equal(x.to(narrow).to(held), x) for x in floats):
             return narrow
     return held
+
+
+def _narrowed(name: str, words: Tensor, record: SiteRecord) -> Tensor:
+    try:
+        return repack(words, record.shape[1], MEMORY_BITS, record.packed_bits)
+    except InputError as error:
+        raise InputError(f"{name}: {error}; quantize this layer again") from error
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,8 @@ from quantvggt.scenes.clip import Clip
 class SiteReport:
     """One layer.
 
-    shape: (N, K), outputs and inputs; bytes: everything it stores, bias included.
+    shape: (N, K), outputs and inputs; bytes: everything it holds in memory, bias included.
+    checkpoint_bytes: of its integers, scales and transform in a checkpoint, None if it isn't quantized.
     weight_error: ||W_quantized - W|| / ||W|| (Frobenius, in the layer's own basis), None without a reference.
     outliers_special, outliers_patch: the largest channel peak over the median channel peak of the layer's input,
     for camera and register tokens and for patch tokens; a peak is max |x| over tokens and clips. None outside the
@@ -35,6 +36,7 @@ class SiteReport:
     weight_bits: int
     act_bits: int
     bytes: int
+    checkpoint_bytes: int | None
     weight_error: float | None
     outliers_special: float | None
     outliers_patch: float | None
@@ -78,6 +80,7 @@ def _observe(peaks: dict[str, Tensor], name: str, tokens: int, special: int, x: 
 
 def _report(name: str, site: nn.Module, floats: Mapping[str, nn.Module], peak: Tensor | None) -> SiteReport:
     special = patch = None
+    stored: int | None = None
     if peak is not None:
         special, patch = (peak.amax(1) / peak.median(1).values.clamp(min=1e-12)).tolist()
     tensors = [*site.parameters(), *site.buffers()]
@@ -85,13 +88,14 @@ def _report(name: str, site: nn.Module, floats: Mapping[str, nn.Module], peak: T
     if isinstance(site, QuantWeight):
         shape = site.out_features, site.in_features
         bits = site.scheme.weight_bits, site.scheme.act_bits
+        stored = site.checkpoint_bytes
         error = _weight_error(site, floats[name]) if name in floats else None
     else:
         weight = _float_weight(site)
         shape = weight.shape[0], weight.shape[1]
         bits = (8 * weight.element_size(),) * 2
         error = None
-    return SiteReport(name, shape, *bits, size, error, special, patch)
+    return SiteReport(name, shape, *bits, size, stored, error, special, patch)
 
 
 def _float_weight(module: nn.Module) -> Tensor:
@@ -126,6 +130,7 @@ def format_sites(reports: Sequence[SiteReport]) -> str:
         for row in reports
     ]
     digits = ("", "", "", ".1f", ".2f", ".1f", ".1f")
-    total = sum(row.bytes for row in reports)
-    table = tabulate(body, head, floatfmt=digits, missingval="-")
-    return f"{table}\n{len(reports)} layers, {total / 1e6:.2f} MB in memory"
+    sums = f"{len(reports)} layers, {sum(row.bytes for row in reports) / 1e6:.2f} MB in memory"
+    if stored := [row.checkpoint_bytes for row in reports if row.checkpoint_bytes is not None]:
+        sums += f"; the {len(stored)} quantized ones take {sum(stored) / 1e6:.2f} MB of a checkpoint, biases aside"
+    return f"{tabulate(body, head, floatfmt=digits, missingval='-')}\n{sums}"

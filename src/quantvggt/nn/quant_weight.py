@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from quantvggt.core.affine import dequantize
-from quantvggt.core.packing import pack_int4, packed_width, unpack_int4
+from quantvggt.core.packing import MEMORY_BITS, pack_int4, packed_width, unpack_int4
 from quantvggt.core.scheme import Scheme
 from quantvggt.nn.tensors import TENSORS
 
@@ -49,7 +49,14 @@ class QuantWeight(nn.Module):
     @property
     def packed(self) -> bool:
         """Two numbers a byte."""
-        return self.scheme.weight_bits <= 4
+        return self.scheme.weight_bits <= MEMORY_BITS
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What integers, scales and optional tensors take in a checkpoint, where 2 and 3 bits have no wider fields."""
+        others = sum(x.nbytes for name, x in self.named_buffers() if name not in ("bias", "weight", "weight_packed"))
+        row = 4 * packed_width(self.in_features, self.scheme.weight_bits) if self.packed else self.in_features
+        return others + self.out_features * row
 
     @property
     def stored_weight(self) -> Tensor:
