@@ -68,6 +68,13 @@ def test_repacked_rows_hold_the_same_numbers(bits):
     assert repack(wide, 45, 4, 4) is wide
 
 
+def test_rows_are_repacked_in_parts(monkeypatch):
+    monkeypatch.setattr("quantvggt.core.packing.cached_rows", lambda _: 24)
+    q = numbers(8, 45, 3)
+    assert torch.equal(repack(pack_int4(q), 45, 4, 3), pack(q, 3))
+    assert repack(pack_int4(q)[:0], 45, 4, 3).shape == (0, 5)
+
+
 def test_short_last_word_is_filled_with_zeros():
     packed = pack_int4(torch.tensor([[-8, 7, -1]], dtype=torch.int8))
     assert unpack_int4(packed, 8).tolist() == [[-8, 7, -1, 0, 0, 0, 0, 0]]

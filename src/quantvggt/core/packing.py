@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantvggt.core.chunks import cached_rows
 from quantvggt.core.errors import InputError
 
 MEMORY_BITS = 4
@@ -56,13 +57,19 @@ def unpack(packed: Tensor, k: int, bits: int) -> Tensor:
     if _BYTES[bits] == 3:
         threes = F.pad(units, (0, -units.shape[1] % 3)).unflatten(1, (-1, 3))
         units = F.pad(threes, (0, 1)).view(torch.int32).squeeze(-1)
-    codes = torch.stack([(units >> shift & 2**bits - 1).to(torch.uint8) for shift in shifts], -1).flatten(1)
-    return codes.view(torch.int8).sub_(2 ** (bits - 1))[:, :k]
+    codes = torch.stack([(units >> shift).to(torch.uint8) for shift in shifts], -1).flatten(1)
+    return codes.bitwise_and_(2**bits - 1).view(torch.int8).sub_(2 ** (bits - 1))[:, :k]
 
 
 def repack(packed: Tensor, k: int, before: int, after: int) -> Tensor:
     """The same rows of `k` values in fields of `after` bits instead of `before`. Raises InputError as `pack`."""
-    return packed if before == after else pack(unpack(packed, k, before), after)
+    if before == after:
+        return packed
+    result = packed.new_empty(len(packed), packed_width(k, after))
+    step = max(1, cached_rows(packed) // 8)  # a word holds 8 numbers or more; little is to be held beside the result
+    for some, out in zip(packed.split(step), result.split(step), strict=True):
+        out.copy_(pack(unpack(some, k, before), after))
+    return result
 
 
 def pack_int4(q: Tensor) -> Tensor:

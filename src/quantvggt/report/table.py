@@ -65,8 +65,7 @@ MEANINGS = {
     ),
     "Checkpoint": (
         "Bytes of the saved checkpoint on disk: the whole model, including the parts that stay in floating point. "
-        "The factor compares with the full-precision checkpoint stored in FP16. Weights of 3 bits are stored in "
-        "4."
+        "The factor compares with the full-precision checkpoint stored in FP16."
     ),
     "AUC@30, @15, @5, @3": (
         "Camera accuracy, 0 to 100. For each pair of frames the larger of two errors counts: the angle between "
