@@ -87,6 +87,10 @@ def test_values_and_widths_that_do_not_fit():
         pack(torch.tensor([[-5, 3]], dtype=torch.int8), 3)
     with pytest.raises(InputError, match="from -2 to 2 in 2 bits; only -2 to 1 fit"):
         pack(torch.tensor([[-2, 2]], dtype=torch.int8), 2)
+    for bits, half in ((2, 2), (3, 4), (4, 8)):
+        for value in set(range(-128, 128)) - set(range(-half, half)):
+            with pytest.raises(InputError, match=f"from {min(value, 0)} to {max(value, 0)} in {bits} bits"):
+                pack(torch.tensor([[0, value]], dtype=torch.int8), bits)
     with pytest.raises(InputError, match="2 words a row; 17 values need 3"):
         unpack_int4(torch.zeros(1, 2, dtype=torch.int32), 17)
     with pytest.raises(InputError, match="3 words a row; 33 values need 4"):

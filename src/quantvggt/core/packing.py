@@ -32,12 +32,11 @@ def pack(q: Tensor, bits: int) -> Tensor:
 
     Raises InputError if a value does not fit, or `bits` is none of 2, 3, 4.
     """
-    shifts, half = _shifts(bits), 2 ** (bits - 1)
-    if ((q < -half) | (q >= half)).any():
+    shifts, half, k = _shifts(bits), 2 ** (bits - 1), q.shape[1]
+    codes = (F.pad(q, (0, -k % _PERIOD)) + half).to(torch.uint8).unflatten(1, (-1, len(shifts)))
+    if (codes >> bits).any():
         fits = f"only {-half} to {half - 1} fit"
         raise InputError(f"cannot pack values from {q.min()} to {q.max()} in {bits} bits; {fits}")
-    k = q.shape[1]
-    codes = (F.pad(q, (0, -k % _PERIOD)) + half).view(torch.uint8).unflatten(1, (-1, len(shifts)))
     dtype = torch.uint8 if _BYTES[bits] == 1 else torch.int32
     units = reduce(or_, (codes[..., i].to(dtype) << shift for i, shift in enumerate(shifts)))
     octets = units.unsqueeze(-1).view(torch.uint8)[..., : _BYTES[bits]]  # little-endian
