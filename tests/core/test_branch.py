@@ -21,9 +21,10 @@ def numbers(rows: int, seed: int) -> Tensor:
     return torch.randn(rows, K, generator=torch.Generator().manual_seed(seed))
 
 
-def test_what_is_taken_out_is_what_the_branch_puts_back() -> None:
+@pytest.mark.parametrize("fine", [None, torch.ones(R, dtype=torch.bool), torch.arange(R) > 5])
+def test_what_is_taken_out_is_what_the_branch_puts_back(fine: Tensor | None) -> None:
     x, weight = numbers(30, 1) + 20 * numbers(30, 2) @ directions() @ directions().t(), numbers(N, 3)
-    branch, left = Branch.split(directions(), weight)
+    branch, left = Branch.split(directions(), weight, fine)
     z, z_scale, part = project(x, branch.basis, branch.basis_scale)
     assert z.abs().max() == 127
     put_back = (z * z_scale).double() @ (weight.double() @ branch.directions.double()).t()
@@ -40,9 +41,14 @@ def test_what_is_taken_out_is_what_the_branch_puts_back() -> None:
 
 def test_eight_bits_of_directions_and_weights() -> None:
     weight = numbers(N, 3)
-    branch, left = Branch.split(directions(), weight)
+    branch, left = Branch.split(directions(), weight, torch.ones(R, dtype=torch.bool))
     assert (left @ directions()).norm() < 0.05 * (weight @ directions()).norm()
     assert (branch.basis.shape, branch.weight.shape, branch.scale.shape) == ((K, R), (N, R), (N, 1))
+    some, part = Branch.split(directions(), weight, torch.arange(R) > 5)
+    assert (part @ directions()[:, 6:]).norm() < 0.05 * (weight @ directions()[:, 6:]).norm()
+    assert ((part - weight) @ directions()[:, :6]).norm() < 0.05 * (weight @ directions()[:, :6]).norm()
+    assert torch.equal(some.basis, branch.basis)
+    assert torch.equal(Branch.split(directions(), weight)[1], weight)
     torch.testing.assert_close(branch.directions, directions(), rtol=0, atol=directions().abs().max() / 253)
     torch.testing.assert_close(branch.weight * branch.scale, weight @ directions(), rtol=0.02, atol=0.1)
 

@@ -126,7 +126,7 @@ class Barq1(Method):
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
         moments = {layer: self.moments(task.inputs.special) for layer in task.schemes}
-        task.observe(task.block, {layer: _in_frames(task, each.observe) for layer, each in moments.items()})
+        task.observe(task.block, {layer: in_frames(task, each.observe) for layer, each in moments.items()})
         block, layers = copy.deepcopy(task.block), {}
         for layer in task.schemes:
             transform = self.transform(task.site(layer), task.linear(layer), moments[layer])
@@ -151,7 +151,7 @@ class Barq1(Method):
     def hessian(self, task: BlockTask, block: nn.Module, layer: str, quantized: QuantLinear) -> Tensor:
         """Second moments of what `quantized` makes of the layer's inputs, see `Hessian`."""
         hessian = Hessian(quantized, task.inputs.special)
-        task.observe(block, {layer: _in_frames(task, hessian.observe)})
+        task.observe(block, {layer: in_frames(task, hessian.observe)})
         return hessian.value
 
     def gptq(self, weight: Tensor, hessian: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -170,5 +170,6 @@ class Barq1(Method):
         return replace(transform, shift=shift) if self.shift else transform
 
 
-def _in_frames(task: BlockTask, observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:
+def in_frames(task: BlockTask, observe: Callable[[Tensor, int], None]) -> Callable[[Tensor], None]:
+    """An observer that is told how many tokens a frame has."""
     return lambda x: observe(x, task.inputs.frame_tokens)

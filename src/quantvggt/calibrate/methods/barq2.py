@@ -3,8 +3,12 @@
 What few bits lose is set by the range of what they have to hold, and after version 1's centring and balancing most of
 that lies in a few directions: 16 of vggt-nano's 256 channels hold four fifths of a block's input. So the strongest
 directions of the balanced input, the first eigenvectors of its second moments, go past the few bits in 8 of their own
-(`core.branch`), and the rest is rotated and rounded as in version 1, with a step half as wide. Weights gain as much:
-what they multiply is that much smaller.
+(`core.branch`), and the rest is rotated and rounded as in version 1, with a step half as wide.
+
+Weights gain, too: where rounding the branch's coordinates loses next to nothing of a direction, the other weights do
+without it. That is so for patch tokens; a special token with one massive value rounds all its other coordinates away,
+and what is lost so must stay in reach of the other weights. `MISSED` says how much may be lost: 5 tokens that keep 8
+bits and carry the cameras may lose less.
 """
 
 from dataclasses import dataclass
@@ -13,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from quantvggt.calibrate.methods.barq import Barq1, Moments
+from quantvggt.calibrate.methods.barq import Barq1, Hessian, Moments, in_frames
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.core.affine import quantize_weight
 from quantvggt.core.branch import Branch
@@ -21,9 +25,10 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels.contract import RANKS
-from quantvggt.nn.quant_linear import QuantLinear
+from quantvggt.nn.quant_linear import QuantLinear, mark_frames
 
 ITERATIONS = 20
+MISSED = (2e-4, 1e-2)  # of special tokens and of all others
 MOST_BITS = 6  # wider than this loses next to nothing
 
 
@@ -52,6 +57,34 @@ class SecondMoments(Moments):
         return moments / torch.outer(transform.presmooth, transform.presmooth).double()
 
 
+class Rounded(Hessian):
+    """`Hessian` of the K inputs that few bits hold, and what rounding misses of the branch's directions."""
+
+    def __init__(self, layer: QuantLinear, special: int) -> None:
+        super().__init__(layer, special)
+        branch = layer.branch
+        assert branch is not None
+        self.turned = Transform(signs=layer.rotation_signs).apply(branch.directions.t())  # [R, K]
+        self.energy = self.turned.new_zeros(2, 2, len(self.turned), dtype=torch.float64)
+
+    def observe(self, x: Tensor, frame_tokens: int) -> None:
+        """x: [.., K], whole frames of so many tokens."""
+        mark_frames(self.layer, frame_tokens, self.special)
+        rounded, beside = self.layer.rounded_input(x).flatten(0, -2).split([x.shape[-1], len(self.turned)], -1)
+        self.value = self.value.to(x.device) + (rounded.t() @ rounded).double()
+        whole = self.layer.transform.apply(x).flatten(0, -2)
+        for part, rows in enumerate((whole, whole - beside @ self.turned)):
+            squares = (rows @ self.turned.t()).square().unflatten(0, (-1, frame_tokens)).double().sum(0)
+            self.energy[part] += torch.stack((squares[: self.special].sum(0), squares[self.special :].sum(0)))
+
+    def missed(self) -> Tensor:
+        """float64 [R]: the share of each direction's energy that is missed, of what `MISSED` allows; the larger of
+        special and other tokens'."""
+        had, left = self.energy
+        share = torch.where(had > 0, left / had, 0.0)
+        return (share / share.new_tensor(MISSED)[:, None]).amax(0)
+
+
 @dataclass(frozen=True)
 class Barq2(Barq1):
     """rank: directions of the low-rank branch, 0 for none. The other settings are those of `Barq1`."""
@@ -77,14 +110,17 @@ class Barq2(Barq1):
         assert isinstance(moments, SecondMoments)
         assert transform.presmooth is not None
         balanced = linear.weight.detach().float() * transform.presmooth
-        branch, left = Branch.split(leading(moments.of(transform), self.rank).float(), balanced)
+        directions = leading(moments.of(transform), self.rank).float()
+        branch, left = Branch.split(directions, balanced)
+        nearest = quantize_weight(left, scheme.weight_bits)  # what it is doesn't matter yet
+        seen = Rounded(
+            QuantLinear.from_float(linear, scheme, transform, rounded=nearest, branch=branch), task.inputs.special
+        )
+        task.observe(block, {layer: in_frames(task, seen.observe)})
+        branch, left = Branch.split(directions, balanced, seen.missed() < 1)
         weight = Transform(signs=transform.signs).apply_to_weight(left)
-        nearest = quantize_weight(weight, scheme.weight_bits)
-        whole = QuantLinear.from_float(linear, scheme, transform, rounded=nearest, branch=branch)
-        # What is left has next to nothing in common with the branch's part, so the two need not know of each other.
-        hessian = self.hessian(task, block, layer, whole)[: linear.in_features, : linear.in_features]
         return QuantLinear.from_float(
-            linear, scheme, transform, rounded=self.gptq(weight, hessian, scheme), branch=branch
+            linear, scheme, transform, rounded=self.gptq(weight, seen.value, scheme), branch=branch
         )
 
     def has_branch(self, linear: nn.Linear, scheme: Scheme) -> bool:
