@@ -47,19 +47,19 @@ class TritonRotate(TritonBackend):
     prove = staticmethod(proof.rotation_agrees)
 
     def accepts(self, step: RotateQuantize) -> str | None:
-        if step.rank:
-            return "no low-rank branch yet"
         k = step.x.shape[-1]
         if k > MOST_ROTATED:
             return f"up to {MOST_ROTATED} channels, not {k}"
         return None if step.x.numel() else "there are no rows"
 
     def run(self, step: RotateQuantize) -> tuple[Tensor, Tensor]:
-        from quantvggt.kernels.triton.rotate import plan
+        from quantvggt.kernels.triton import project, rotate
 
         q, scale = step.empty()
         with on(step.device):
-            plan(step, q, scale).run()
+            if step.rank:
+                project.plan(step, q, scale).run()
+            rotate.plan(step, q, scale).run()
         return q, scale
 
 
@@ -68,8 +68,6 @@ class TritonLinear(TritonBackend):
     prove = staticmethod(proof.products_agree)
 
     def accepts(self, step: IntLinear) -> str | None:
-        if step.rank:
-            return "no low-rank branch yet"
         if step.out_dtype is torch.float64:
             return "its output is never float64"
         return None if step.q.numel() and len(step.weight) else "there are no rows or no columns"

@@ -18,23 +18,37 @@ TOLERANCE = 0.01  # bfloat16 costs attention 0.3 to 0.5% of its norm
 
 
 def rotation_agrees(run: Callable[[RotateQuantize], tuple[Tensor, Tensor]], device: torch.device) -> bool:
-    """The same scales and integers, but for a few on the edge between two?"""
+    """The same scales and integers, but for a few on the edge between two? With a basis, and without LayerNorm whose
+    sums are in another order, the same bits?"""
     x, weight, bias = (torch.randn(*shape, **_seeded()).to(device) for shape in ((9, 384), (384,), (384,)))
-    step = RotateQuantize(x, random_signs(384, 0).to(device), None, None, 8, norm_weight=weight, norm_bias=bias)
+    signs = random_signs(384, 0).to(device)
+    step = RotateQuantize(x, signs, None, None, 8, norm_weight=weight, norm_bias=bias)
     (q, scale), (q_expected, scale_expected) = run(step), reference.rotate_quantize(step)
     off = (q.int() - q_expected.int()).abs()
-    return bool(torch.allclose(scale, scale_expected, rtol=1e-5) and off.max() <= 1 and off.sum() <= 9)
+    if not (torch.allclose(scale, scale_expected, rtol=1e-5) and off.max() <= 1 and off.sum() <= 9):
+        return False
+    basis, unit = _integers(384, 16), torch.full((1,), 1 / 2048, device="cpu")
+    # On the CPU: PyTorch's quotients by one number aren't always the nearest on a GPU.
+    expected = reference.rotate_quantize(
+        RotateQuantize(x.cpu(), signs.cpu(), None, None, 4, basis=basis, basis_scale=unit)
+    )
+    step = RotateQuantize(x, signs, None, None, 4, basis=basis.to(device), basis_scale=unit.to(device))
+    return all(torch.equal(got.cpu(), each) for got, each in zip(run(step), expected, strict=True))
 
 
 def products_agree(run: Callable[[IntLinear], Tensor], device: torch.device) -> bool:
-    """The reference's bits, in tiles for few rows and for many, with 8-bit weights and packed ones?"""
+    """The reference's bits, in tiles for few rows and for many, with 8-bit weights and packed ones, with a branch and
+    without?"""
     for rows, k in ((5, 200), (200, 256)):
-        q, weight = (torch.randint(-128, 128, (n, k), dtype=torch.int8, **_seeded()).to(device) for n in (rows, 140))
-        scales = [torch.arange(1, len(each) + 1, dtype=torch.float32, device=device) for each in (q, weight)]
+        q, weight, beside = (_integers(n, width).to(device) for n, width in ((rows, k + 16), (140, k), (140, 16)))
+        scales = [torch.arange(1, count + 1, dtype=torch.float32, device=device) for count in (2 * rows, 140)]
         for each in (weight, pack_int4(weight >> 4)):
-            step = IntLinear(q, scales[0], each, scales[1], None, torch.float32)
-            if not torch.equal(run(step), reference.int_linear(step)):
-                return False
+            for step in (
+                IntLinear(q[:, :k], scales[0][:rows], each, scales[1], None, torch.float32),
+                IntLinear(q, scales[0], each, scales[1], None, torch.float32, branch=beside, branch_scale=scales[1]),
+            ):
+                if not torch.equal(run(step), reference.int_linear(step)):
+                    return False
     return True
 
 
@@ -50,6 +64,10 @@ def attention_agrees(run: Callable[[Attention], Tensor], device: torch.device) -
     exact = reference.attention(step(qkv.bfloat16().double()))
     got = run(step(qkv.bfloat16())).double()
     return bool((got - exact).norm() < TOLERANCE * exact.norm())
+
+
+def _integers(*shape: int) -> Tensor:
+    return torch.randint(-128, 128, shape, dtype=torch.int8, **_seeded())
 
 
 def _seeded() -> dict[str, Any]:

@@ -15,13 +15,14 @@ from torch import Tensor
 from quantvggt.core.rotation import inner_order, paley
 from quantvggt.kernels.contract import RotateQuantize
 from quantvggt.kernels.triton.launch import Launch
+from quantvggt.kernels.triton.prologue import before, half_to_even
 from quantvggt.kernels.triton.tiles import rotate_warps
 
 
 def plan(step: RotateQuantize, q: Tensor, scale: Tensor) -> Launch:
     """The call that writes q and scale."""
     x = step.x
-    k = x.shape[-1]
+    k, rank = x.shape[-1], step.rank
     m = 1 if step.signs is None else inner_order(k)
     groups = k // m if step.signs is not None else triton.next_power_of_2(k)
     padded = triton.next_power_of_2(m)
@@ -34,6 +35,8 @@ def plan(step: RotateQuantize, q: Tensor, scale: Tensor) -> Launch:
             "norm_bias": step.norm_bias,
             "shift": step.shift,
             "presmooth": step.presmooth,
+            "basis": None if step.basis is None else step.basis.t().contiguous(),
+            "basis_scale": step.basis_scale,
             "signs": step.signs,
             "hadamard": _hadamard(m, x.device) if m > 1 else None,
             "smooth": step.smooth,
@@ -47,6 +50,7 @@ def plan(step: RotateQuantize, q: Tensor, scale: Tensor) -> Launch:
         },
         {
             "K": k,
+            "RANK": rank,
             "M": m,
             "GROUPS": groups,
             "PADDED": padded,
@@ -67,12 +71,19 @@ def _hadamard(m: int, device: torch.device) -> Tensor:
 
 @triton.jit(do_not_specialize=["frame_tokens", "special_tokens"])
 def rotate_quantize_kernel(
-    x, norm_weight, norm_bias, shift, presmooth, signs, hadamard, smooth, clip, q, scale, eps, factor, frame_tokens,
-    special_tokens, K: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, PADDED: tl.constexpr,
-    STAGES: tl.constexpr, ROW: tl.constexpr, BITS: tl.constexpr, SPECIAL_BITS: tl.constexpr, ASYMMETRIC: tl.constexpr,
+    x, norm_weight, norm_bias, shift, presmooth, basis, basis_scale, signs, hadamard, smooth, clip, q, scale, eps,
+    factor, frame_tokens, special_tokens, K: tl.constexpr, RANK: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr,
+    PADDED: tl.constexpr, STAGES: tl.constexpr, ROW: tl.constexpr, BITS: tl.constexpr, SPECIAL_BITS: tl.constexpr,
+    ASYMMETRIC: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    row = program.to(tl.int64)
     x += row * K
+    q += row * (K + RANK)
+    scale += row * (1 if RANK == 0 else 2)
+    z, unit = q + K, 1.0
+    if basis is not None:
+        unit = tl.load(scale + 1) * tl.load(basis_scale)
     mean, rstd = 0.0, 1.0
     if norm_weight is not None:
         mean, rstd = _moments(x, eps, K, ROW)
@@ -81,7 +92,7 @@ def rotate_quantize_kernel(
     if M == 1:
         place = group
         known = place < K
-        y = _before(x, norm_weight, norm_bias, shift, presmooth, signs, place, known, mean, rstd)
+        y = _rest(x, norm_weight, norm_bias, shift, presmooth, basis, z, unit, signs, place, known, mean, rstd, K, RANK)
         if STAGES > 0:
             y = _butterflies(y, GROUPS, STAGES)
     else:
@@ -90,8 +101,9 @@ def rotate_quantize_kernel(
         known = tl.broadcast_to(column[None, :] < M, [GROUPS, PADDED])
         y = tl.zeros([GROUPS, PADDED], tl.float32)
         for j in range(M):
-            term = _before(
-                x, norm_weight, norm_bias, shift, presmooth, signs, group * M + j, group < GROUPS, mean, rstd
+            here = group * M + j
+            term = _rest(
+                x, norm_weight, norm_bias, shift, presmooth, basis, z, unit, signs, here, here < K, mean, rstd, K, RANK
             )
             y += term[:, None] * tl.load(hadamard + j * M + column, mask=column < M, other=0.0)[None, :]
         y = _butterflies_of_columns(y, GROUPS, PADDED, STAGES)
@@ -105,7 +117,7 @@ def rotate_quantize_kernel(
     high, low = tl.maximum(tl.max(flat), 0.0), tl.minimum(tl.min(flat), 0.0)
     if clip is not None:
         high, low = high * tl.load(clip), low * tl.load(clip + 1)
-    special = row % frame_tokens < special_tokens
+    special = program % frame_tokens < special_tokens
     step, bottom, top = _range(high, low, BITS, ASYMMETRIC)
     special_step, special_bottom, special_top = _range(high, low, SPECIAL_BITS, ASYMMETRIC)
     step = tl.where(special, special_step, step)
@@ -113,9 +125,9 @@ def rotate_quantize_kernel(
     # Maxima pass over NaNs, the reference's don't.
     broken = tl.max((flat != flat).to(tl.int32)) > 0
     step = tl.where(broken, 1.0, step)
-    integers = _round(tl.minimum(tl.maximum(tl.div_rn(y, step), bottom), top))
-    tl.store(q + row * K + place, integers.to(tl.int32).to(tl.int8), mask=known)
-    tl.store(scale + row, step)
+    integers = half_to_even(tl.minimum(tl.maximum(tl.div_rn(y, step), bottom), top))
+    tl.store(q + place, integers.to(tl.int32).to(tl.int8), mask=known)
+    tl.store(scale, step)
 
 
 @triton.jit
@@ -130,17 +142,19 @@ def _moments(x, eps, K: tl.constexpr, ROW: tl.constexpr):
 
 
 @triton.jit
-def _before(x, norm_weight, norm_bias, shift, presmooth, signs, place, known, mean, rstd):
-    """What is rotated, at these places of the row."""
-    y = tl.load(x + place, mask=known, other=0.0).to(tl.float32)
-    if norm_weight is not None:
-        y = (y - mean) * rstd * tl.load(norm_weight + place, mask=known, other=0.0)
-        if norm_bias is not None:
-            y += tl.load(norm_bias + place, mask=known, other=0.0)
-    if shift is not None:
-        y -= tl.load(shift + place, mask=known, other=0.0)
-    if presmooth is not None:
-        y = tl.div_rn(y, tl.load(presmooth + place, mask=known, other=1.0))
+def _rest(
+    x, norm_weight, norm_bias, shift, presmooth, basis, z, unit, signs, place, known, mean, rstd, K: tl.constexpr,
+    RANK: tl.constexpr,
+):  # fmt: skip
+    """What is rotated, at these places of the row; the basis is [R, K] here."""
+    part = tl.zeros(place.shape, tl.int32)
+    if basis is not None:
+        for r in range(RANK):
+            direction = tl.load(basis + r * K + place, mask=known, other=0)
+            part += tl.load(z + r).to(tl.int32) * direction.to(tl.int32)
+    y = before(x, norm_weight, norm_bias, shift, presmooth, place, known, mean, rstd)
+    if basis is not None:
+        y -= part.to(tl.float32) * unit
     if signs is not None:
         y *= tl.load(signs + place, mask=known, other=0).to(tl.float32)
     return y
@@ -169,14 +183,8 @@ def _range(high, low, BITS: tl.constexpr, ASYMMETRIC: tl.constexpr):
     if ASYMMETRIC and BITS <= 7:
         step = tl.div_rn(high - low, 2 * TOP + 1)
         step = tl.where(step > 0, step, 1.0)
-        zero = _round(tl.minimum(tl.maximum(tl.div_rn(-low, step), 0.0), 2 * TOP + 1))
+        zero = half_to_even(tl.minimum(tl.maximum(tl.div_rn(-low, step), 0.0), 2 * TOP + 1))
         return step, -zero, 2 * TOP + 1 - zero
     else:
         step = tl.div_rn(tl.maximum(high, -low), TOP)
         return tl.where(step > 0, step, 1.0), -TOP - 1, TOP
-
-
-@triton.jit
-def _round(y):
-    """Half to even, below 2^22: there the sum has no place for fractions."""
-    return (y + 12582912.0) - 12582912.0

@@ -57,7 +57,7 @@ def chip_of(capability: int) -> Chip:
 
 
 def linear_tile(step: IntLinear, chip: Chip) -> Tile:
-    return chip.few if step.q.numel() // step.q.shape[-1] <= FEW_ROWS else chip.many
+    return chip.few if step.rows <= FEW_ROWS else chip.many
 
 
 def rotate_warps(width: int) -> int:
