@@ -10,7 +10,8 @@ was cut off goes on. A side that fails leaves a line with its error. Models are 
 
     correctness  every kernel at VGGT's shapes against float64
     kernels      TOP/s and GB/s without launches (CUDA graphs); ceilings are cuBLASLt's int8 (torch._int_mm) and
-                 bfloat16 products, a copy, PyTorch's attention by each of its backends; other tiles for `int_linear`
+                 bfloat16 products, a copy, PyTorch's attention by each of its backends; low-rank branches, whose own
+                 operations aren't counted; other tiles for `int_linear`
     passes       seconds and peak memory of w8a8, w4a8, w4a4, the published way, our bfloat16 model under torch.compile
     memory       the most frames in 8, 16 and 24 GB
 
@@ -65,6 +66,7 @@ TINY = VGGTConfig(
     img_size=28, embed_dim=64, depth=1, num_heads=4, patch_embed="conv", camera_trunk_depth=1, camera_num_heads=4,
     dpt_features=32, dpt_out_channels=(16, 32, 64, 64), dpt_layers=(0, 0, 0, 0), heads=("camera", "depth"),
 )  # fmt: skip
+RANKS = (16, 32)  # of low-rank branches
 EDGE = 1e-5  # of a step: how near to the middle between two integers either is right
 GB = 1e9
 CALLS = 20  # in one graph
@@ -177,21 +179,26 @@ class Bench:
     def weight(self, n: int, k: int, bits: int) -> Tensor:
         return self.integers(n, k) if bits == 8 else pack_int4(self.integers(n, k, bits=4))
 
-    def linear(self, rows: int, k: int, n: int, bits: int, dtype: torch.dtype, epilogue: str = "bias") -> IntLinear:
+    def linear(
+        self, rows: int, k: int, n: int, bits: int, dtype: torch.dtype, epilogue: str = "bias", rank: int = 0
+    ) -> IntLinear:
         gain, residual = (
             (self.positive(n), self.floats(rows, n, dtype=dtype)) if epilogue == "residual" else (None,) * 2
         )
+        row_scale = self.positive(rows, 2 if rank else 1) / (64 * k**0.5)
+        branch = (self.integers(n, rank), self.positive(n) / 64) if rank else (None, None)
         return IntLinear(
-            self.integers(rows, k), self.positive(rows) / (64 * k**0.5), self.weight(n, k, bits),
-            self.positive(n) / 64, self.floats(n), dtype, epilogue == "gelu", gain, residual,
+            self.integers(rows, k + rank), row_scale, self.weight(n, k, bits), self.positive(n) / 64, self.floats(n),
+            dtype, epilogue == "gelu", gain, residual, *branch,
         )  # fmt: skip
 
-    def rotation(self, rows: int, k: int, dtype: torch.dtype, norm: bool, bits: int) -> RotateQuantize:
+    def rotation(self, rows: int, k: int, dtype: torch.dtype, norm: bool, bits: int, rank: int = 0) -> RotateQuantize:
         weight, bias = (self.positive(k), self.floats(k)) if norm else (None, None)
         signs, tokens = random_signs(k, 0).to(self.device), self.sizes.frame_tokens
+        basis = (self.integers(k, rank), self.positive(1) / (128 * k**0.5)) if rank else (None, None)
         return RotateQuantize(
             self.floats(rows, k, dtype=dtype), signs, self.positive(k), None, bits, frame_tokens=tokens,
-            special_tokens=5, norm_weight=weight, norm_bias=bias,
+            special_tokens=5, norm_weight=weight, norm_bias=bias, basis=basis[0], basis_scale=basis[1],
         )  # fmt: skip
 
     def attention(self, batch: int, frames: int, dtype: torch.dtype) -> Attention:
@@ -225,7 +232,14 @@ def correctness(bench: Bench, results: Results) -> None:
                     key = f"correctness/int_linear/{site}/w{bits}/{epilogue}/{_name(dtype)}"
                     make = lambda a=(2 * tokens + 7, k, n, bits, dtype, epilogue): _check_linear(bench, *a)  # noqa: E731
                     results.measure(key, make)
+            for rank in RANKS:
+                key = f"correctness/int_linear/{site}/w{bits}/branch {rank}"
+                make = lambda a=(2 * tokens + 7, k, n, bits, torch.float32, "residual", rank): _check_linear(bench, *a)  # noqa: E731
+                results.measure(key, make)
     for k in sorted({k for k, _ in bench.sizes.sites.values()}):
+        for rank in RANKS:
+            key = f"correctness/rotate_quantize/{k}/branch {rank}"
+            results.measure(key, lambda a=(2 * tokens, k, torch.float32, False, 4, rank): _check_part(bench, *a))
         for norm in (False, True):
             for bits in (8, 4):
                 key = f"correctness/rotate_quantize/{k}/{'norm' if norm else 'plain'}/a{bits}"
@@ -262,6 +276,17 @@ def _check_rotation(bench: Bench, *what: Any) -> Row:
     off = ((q - exact).abs() - 0.5).max().item()
     worst_scale = (scale / exact_scale - 1).abs().max().item()
     return {"ok": off <= EDGE and worst_scale <= 1e-6, "beyond_half_a_step": off, "worst_scale": worst_scale}
+
+
+def _check_part(bench: Bench, *what: Any) -> Row:
+    """The reference's bits with a basis, as a CPU computes them: PyTorch's quotients on a GPU aren't the nearest."""
+    step = bench.rotation(*what)
+    values = ((field.name, getattr(step, field.name)) for field in fields(step))
+    expected = reference.rotate_quantize(
+        RotateQuantize(**{name: value.cpu() if isinstance(value, Tensor) else value for name, value in values})
+    )
+    different = [int((got.cpu() != each).sum()) for got, each in zip(run(step), expected, strict=True)]
+    return {"ok": not any(different), "different_integers": different[0], "different_scales": different[1]}
 
 
 def _check_attention(bench: Bench, *what: Any) -> Row:
@@ -309,12 +334,18 @@ def kernels(bench: Bench, results: Results) -> None:
 def _time_linear(bench: Bench, rows: int, k: int, n: int, epilogue: str) -> Row:
     eight, four = (bench.linear(rows, k, n, bits, torch.bfloat16) for bits in (8, 4))
     finished = bench.linear(rows, k, n, 8, torch.bfloat16, epilogue)
+    branches = {
+        f"w{bits}_branch_{rank}": bench.linear(rows, k, n, bits, torch.bfloat16, rank=rank)
+        for bits in (8, 4)
+        for rank in RANKS
+    }
     x, weight, bias = bench.floats(rows, k).bfloat16(), bench.floats(n, k).bfloat16(), bench.floats(n).bfloat16()
     padded = F.pad(eight.q, (0, 0, 0, -rows % 32))  # cuBLASLt wants multiples of 8 and more
     sides: dict[str, Callable[[], object]] = {
         "w8": lambda: run(eight),
         "w4": lambda: run(four),
         f"w8_{epilogue}": lambda: run(finished),
+        **{name: lambda step=step: run(step) for name, step in branches.items()},
         "int_mm": lambda: torch._int_mm(padded, eight.weight.t()),
         "bfloat16": lambda: F.linear(x, weight, bias),
     }
@@ -329,7 +360,12 @@ def _time_rotation(bench: Bench, rows: int, k: int) -> Row:
     ours, copy = bench.seconds(lambda: run(step)), bench.seconds(lambda: target.copy_(step.x))
     speed = step.x.numel() * (4 + 1) / ours / GB
     ceiling = step.x.numel() * (4 + 4) / copy / GB
-    return {"m": rows, "k": k, "gb_s": speed, "copy_gb_s": ceiling, "of_copy": speed / ceiling, "us": 1e6 * ours}
+    branches = {}
+    for rank in RANKS:
+        beside = bench.rotation(rows, k, torch.float32, norm=True, bits=8, rank=rank)
+        branches[f"us_branch_{rank}"] = 1e6 * bench.seconds(lambda beside=beside: run(beside))
+    speeds = {"gb_s": speed, "copy_gb_s": ceiling, "of_copy": speed / ceiling}
+    return {"m": rows, "k": k, **speeds, "us": 1e6 * ours, **branches}
 
 
 def _time_attention(bench: Bench, batch: int, frames: int) -> Row:

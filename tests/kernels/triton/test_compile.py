@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from offline import Compiled, compile_for
-from quantvggt.kernels.contract import Attention, IntLinear, RotateQuantize
-from quantvggt.kernels.triton import attention, linear, rotate
+from quantvggt.kernels.contract import RANKS, Attention, IntLinear, RotateQuantize
+from quantvggt.kernels.triton import attention, linear, project, rotate
 from quantvggt.kernels.triton.launch import Launch
 from quantvggt.kernels.triton.tiles import CHIPS, FEW_ROWS, linear_tile
 
@@ -27,20 +27,38 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def linear_launch(
-    capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype
+    capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype, rank: int
 ) -> Launch:
     weight = empty(n, k // 8, dtype=torch.int32) if packed else empty(n, k, dtype=torch.int8)
     beside = (empty(n), empty(rows, n)) if epilogue == "residual" else (None, None)
-    q = empty(rows, k, dtype=torch.int8)
-    step = IntLinear(q, empty(rows), weight, empty(n), empty(n), dtype, epilogue == "gelu", *beside)
+    q, row_scale = empty(rows, k + rank, dtype=torch.int8), empty(rows, 2 if rank else 1)
+    branch = (empty(n, rank, dtype=torch.int8), empty(n)) if rank else (None, None)
+    step = IntLinear(q, row_scale, weight, empty(n), empty(n), dtype, epilogue == "gelu", *beside, *branch)
     return linear.plan(step, step.empty(), linear_tile(step, CHIPS[capability]))
 
 
-def rotate_launch(rows: int, k: int, dtype: torch.dtype, rotated: bool = True, **options: Any) -> Launch:
+def rotation(
+    rows: int, k: int, dtype: torch.dtype, rotated: bool = True, rank: int = 0, **options: Any
+) -> RotateQuantize:
     vector = empty(k)
     signs = empty(k, dtype=torch.int8) if rotated else None
     options = {"norm_weight": vector, "norm_bias": vector} | options
-    step = RotateQuantize(empty(rows, k, dtype=dtype), signs, vector, empty(2), 4, **options)
+    if rank:
+        options |= {"basis": empty(k, rank, dtype=torch.int8), "basis_scale": empty(1)}
+    return RotateQuantize(empty(rows, k, dtype=dtype), signs, vector, empty(2), 4, **options)
+
+
+def kinds_of_rotation(k: int) -> list[dict[str, Any]]:
+    vector = empty(k)
+    return [
+        {},
+        {"frame_tokens": FRAME, "special_tokens": 5},
+        {"asymmetric": True, "shift": vector, "presmooth": vector, "norm_weight": None, "norm_bias": None},
+        {"rotated": False},
+    ]
+
+
+def rotate_launch(step: RotateQuantize) -> Launch:
     return rotate.plan(step, *step.empty())
 
 
@@ -57,13 +75,21 @@ def check(made: Compiled, capability: int) -> None:
     assert set(made.found(TO_BFLOAT16)) <= {"rn"}
 
 
-def check_linear(capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype) -> None:
-    made = compile_for(linear_launch(capability, rows, k, n, packed, epilogue, dtype), capability)
+def check_linear(
+    capability: int, rows: int, k: int, n: int, packed: bool, epilogue: str, dtype: torch.dtype, rank: int = 0
+) -> None:
+    made = compile_for(linear_launch(capability, rows, k, n, packed, epilogue, dtype, rank), capability)
     check(made, capability)
     assert made.found(INT8_PRODUCTS)
     if rows > FEW_ROWS and capability in OWN_PRODUCTS:
         assert made.found(OWN_PRODUCTS[capability])
     assert made.found("cp.async"), "tiles are not read ahead"
+
+
+def check_project(capability: int, step: RotateQuantize) -> None:
+    made = compile_for(project.plan(step, *step.empty()), capability)
+    check(made, capability)
+    assert made.found(INT8_PRODUCTS)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -77,9 +103,22 @@ def test_few_rows_too(capability: int) -> None:
     check_linear(capability, 20, 2048, 6144, True, "bias", torch.bfloat16)
 
 
+@pytest.mark.parametrize("rank", [16, 64])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_a_branch_too(capability: int, rank: int) -> None:
+    check_linear(capability, ROWS, 1024, 4096, rank == 64, "residual", torch.float32, rank)
+
+
+@pytest.mark.parametrize("k", [1024, 384])
+def test_a_token_s_part_is_int8_instructions_without_spills(k: int) -> None:
+    check_project(90, rotation(ROWS, k, torch.bfloat16, rank=32))
+
+
+@pytest.mark.parametrize("rank", [0, 32])
 @pytest.mark.parametrize("k", [1024, 4096, 384])
-def test_a_token_is_rotated_without_spills_and_without_matrix_units(k: int) -> None:
-    made = compile_for(rotate_launch(ROWS, k, torch.float32, frame_tokens=FRAME, special_tokens=5), 90)
+def test_a_token_is_rotated_without_spills_and_without_matrix_units(k: int, rank: int) -> None:
+    step = rotation(ROWS, k, torch.float32, frame_tokens=FRAME, special_tokens=5, rank=rank)
+    made = compile_for(rotate_launch(step), 90)
     check(made, 90)
     assert not made.found("mma")
     assert not made.found(r"fma\.rn\.f32"), "each product is rounded before it is added, as in the reference"
@@ -104,19 +143,33 @@ def test_every_layer(capability: int, rows: int, packed: bool, epilogue: str, dt
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("epilogue", "dtype"), [("residual", torch.float32), ("gelu", torch.bfloat16)])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("rows", [ROWS, 20])
+@pytest.mark.parametrize("rank", RANKS)
+@every_chip
+def test_every_branch(capability: int, rank: int, rows: int, packed: bool, epilogue: str, dtype: torch.dtype) -> None:
+    check_linear(capability, rows, 1024, 4096, packed, epilogue, dtype, rank)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("k", [64, 384, 768, 1024, 2048, 4096, 8192])
 @every_chip
 def test_every_token(capability: int, k: int, dtype: torch.dtype) -> None:
-    vector = empty(k)
-    options: list[dict[str, Any]] = [
-        {},
-        {"frame_tokens": FRAME, "special_tokens": 5},
-        {"asymmetric": True, "shift": vector, "presmooth": vector, "norm_weight": None, "norm_bias": None},
-        {"rotated": False},
-    ]
-    for each in options:
-        check(compile_for(rotate_launch(ROWS, k, dtype, **each), capability), capability)
+    for options in kinds_of_rotation(k):
+        check(compile_for(rotate_launch(rotation(ROWS, k, dtype, **options)), capability), capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [16, 64])
+@pytest.mark.parametrize("k", [64, 384, 1024, 8192])
+@every_chip
+def test_every_token_s_part(capability: int, k: int, rank: int) -> None:
+    for options in kinds_of_rotation(k)[1:3]:
+        step = rotation(ROWS, k, torch.float32, rank=rank, **options)
+        check(compile_for(rotate_launch(step), capability), capability)
+        check_project(capability, step)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import torch
 from scipy.linalg import hadamard
 
 import definition
-from quantvggt.core.rotation import inner_order, paley, random_signs
+from quantvggt.core.rotation import inner_order, paley, random_signs, rotate
 from quantvggt.kernels.ops import rotate_quantize
 
 # 2^n, 12 2^n, 20 2^n, 28 2^n, 36
@@ -119,3 +119,89 @@ def test_halves_go_to_even():
     q, scale = rotate_quantize(x, None, None, None, 4)
     assert scale.item() == 1
     assert q.tolist() == [[0, 2, 2, 0, -2, -2, 7, -4]]
+
+
+def basis_of(generator, d, rank):
+    basis = torch.randint(-127, 128, (d, rank), dtype=torch.int8, generator=generator)
+    return {"basis": basis, "basis_scale": torch.rand(1, generator=generator) / (127 * d**0.5)}
+
+
+@pytest.mark.parametrize(
+    ("d", "rank", "rows", "dtype"),
+    [
+        (64, 64, 17, torch.float32),
+        (96, 16, 3, torch.float32),
+        (80, 16, 1, torch.bfloat16),
+        (256, 32, 37, torch.bfloat16),
+        (300, 16, 2, torch.float16),
+        (33, 32, 5, torch.float32),
+    ],
+)
+def test_a_branch_has_the_bits_of_the_reference(generator, same_bits, d, rank, rows, dtype):
+    x = torch.randn(rows, d, generator=generator).to(dtype)
+    signs = random_signs(d, 1) if d not in (33, 300) else None
+    args = {"x": x, "signs": signs, "smooth": torch.rand(d, generator=generator) + 0.5, "clip": None, "bits": 4}
+    args |= basis_of(generator, d, rank)
+    for got, expected in zip(rotate_quantize(**args), definition.rotate_quantize(**args), strict=True):
+        same_bits(got, expected)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("d", [64, 96])
+def test_every_option_beside_a_branch_has_the_bits_of_the_reference(generator, same_bits, d, asymmetric):
+    vectors = [torch.rand(d, generator=generator) + 0.5 for _ in range(3)]
+    args = {
+        "x": torch.randn(2, 3, d, generator=generator).bfloat16(),
+        "signs": random_signs(d, 1),
+        "smooth": vectors[0],
+        "clip": torch.tensor([0.8, 0.6]),
+        "bits": 4,
+        "shift": vectors[1],
+        "presmooth": vectors[2],
+        "frame_tokens": 3,
+        "special_tokens": 1,
+        "asymmetric": asymmetric,
+        **basis_of(generator, d, 16),
+    }
+    for got, expected in zip(rotate_quantize(**args), definition.rotate_quantize(**args), strict=True):
+        same_bits(got, expected)
+
+
+@pytest.mark.parametrize(("d", "rows", "biased"), [(64, 18, True), (80, 2, True), (256, 5, False)])
+def test_a_branch_after_layer_norm_is_that_of_float64(generator, d, rows, biased):
+    """And the rest is what is left of the exact values by the integers that were given, whatever they are."""
+    rank = 16
+    x = torch.randn(rows, d, generator=generator) + 0.3
+    weight, bias = (torch.rand(d, generator=generator) + 0.5 for _ in range(2))
+    signs, beside = random_signs(d, 1), basis_of(generator, d, rank)
+    norm = {"norm_weight": weight, "norm_bias": bias if biased else None, "norm_eps": 1e-2}
+    q, scale = rotate_quantize(x, signs, None, None, 8, **norm, **beside)
+
+    y = torch.nn.functional.layer_norm(
+        x.double(), (d,), weight.double(), bias.double() if biased else None, norm["norm_eps"]
+    )
+    basis, unit = beside["basis"].double(), beside["basis_scale"].double()
+    step = y.abs().amax(-1, keepdim=True) / 127
+    along = (y / step).round() @ basis
+    share = along.abs().amax(-1, keepdim=True) / 127
+    z, z_scale = q[:, d:].double(), scale[:, 1:].double()
+    # A value in the middle between two integers may go either way, and then moves the sums by up to 127.
+    assert (z - along / share).abs().max() <= 0.5 + 2 * 127 / share.min()
+    assert (z_scale / (share * step * unit) - 1).abs().max() < 1e-2
+    rest = rotate(y - z @ basis.t() * (z_scale * unit), signs)
+    exact_scale = rest.abs().amax(-1, keepdim=True) / 127
+    assert (scale[:, :1] / exact_scale - 1).abs().max() < 1e-5
+    assert (q[:, :d] - rest / exact_scale).abs().max() <= 0.5 + 20 * EDGE
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_row_of_zeros_beside_a_branch_and_what_is_not_finite_stays_in_its_row(generator, value):
+    x = torch.randn(4, 64, generator=generator)
+    x[1] = value
+    args = x, None, None, None, 4
+    beside = basis_of(generator, 64, 16)
+    got, expected = (op(*args, **beside) for op in (rotate_quantize, definition.rotate_quantize))
+    rows = [0, 1, 2, 3] if value == 0 else [0, 2, 3]
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one[rows], other[rows])
