@@ -16,7 +16,7 @@ from quantvggt.kernels.triton.launch import Launch
 from quantvggt.kernels.triton.prologue import before, half_to_even
 
 ROWS = 16
-MOST_AT_ONCE = 128  # channels
+MOST_AT_ONCE = 64  # channels; more of them leave registers short on some chips
 WARPS = 4
 
 

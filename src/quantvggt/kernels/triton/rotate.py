@@ -20,9 +20,9 @@ from quantvggt.kernels.triton.tiles import rotate_warps
 
 
 def plan(step: RotateQuantize, q: Tensor, scale: Tensor) -> Launch:
-    """The call that writes q and scale."""
+    """The call that writes q and scale; where there is a basis, that of `project` has to come before."""
     x = step.x
-    k, rank = x.shape[-1], step.rank
+    k = x.shape[-1]
     m = 1 if step.signs is None else inner_order(k)
     groups = k // m if step.signs is not None else triton.next_power_of_2(k)
     padded = triton.next_power_of_2(m)
@@ -35,6 +35,7 @@ def plan(step: RotateQuantize, q: Tensor, scale: Tensor) -> Launch:
             "norm_bias": step.norm_bias,
             "shift": step.shift,
             "presmooth": step.presmooth,
+            # Transposed, so that neighbours read neighbours; beside the tokens it is small.
             "basis": None if step.basis is None else step.basis.t().contiguous(),
             "basis_scale": step.basis_scale,
             "signs": step.signs,
@@ -50,7 +51,7 @@ def plan(step: RotateQuantize, q: Tensor, scale: Tensor) -> Launch:
         },
         {
             "K": k,
-            "RANK": rank,
+            "RANK": step.rank,
             "M": m,
             "GROUPS": groups,
             "PADDED": padded,
