@@ -5,8 +5,9 @@ z U^T is taken out of X', and y = (X' - z U^T) W'^T + z (W' U)^T. That holds wha
 is lost. Inputs of a trained network's layers vary in few directions, so what is left has a much smaller range.
 
 Where z is fine enough, next to nothing of some directions F among U's is left in X' - z U^T. Then W' needs none of
-them either: it may act as W' - W' D F^T there, which is smaller, and so is its rounding error. D = F (F^T F)^-1, and z's
-weight is then W' (U + D (E - F^T U)), E the rows of the identity that F stands for: W' U if F is empty, W' D if F is U.
+them either: it may act as W' - W' D F^T there, which is smaller, and so is its rounding error. D = F (F^T F)^-1, and
+z's weight is then W' (U + D (E - F^T U)), E the rows of the identity that F stands for: W' U if F is empty, W' D if F
+is U.
 `kernels.contract` has the arithmetic. SVDQuant (arXiv 2411.05007) splits weights like this; here it is the input.
 """
 
