@@ -9,9 +9,9 @@
 
 #include "args.h"
 
-extern "C" int portable_rotate_quantize(RotateArgs *), portable_int_linear(const LinearArgs *);
-extern "C" int dotprod_rotate_quantize(RotateArgs *), dotprod_int_linear(const LinearArgs *), dotprod_supported();
-extern "C" int i8mm_rotate_quantize(RotateArgs *), i8mm_int_linear(const LinearArgs *), i8mm_supported();
+extern "C" int portable_rotate_quantize(const RotateArgs *), portable_int_linear(const LinearArgs *);
+extern "C" int dotprod_rotate_quantize(const RotateArgs *), dotprod_int_linear(const LinearArgs *), dotprod_supported();
+extern "C" int i8mm_rotate_quantize(const RotateArgs *), i8mm_int_linear(const LinearArgs *), i8mm_supported();
 
 int main(int, char **words) {
     const std::string op = words[1];

@@ -85,6 +85,8 @@ class RotateQuantize:
             basis = _tensor("basis", self.basis, (torch.int8,), x.device)
             if basis.ndim != 2 or basis.shape[0] != k or basis.shape[1] not in RANKS:
                 raise InputError(f"basis for {k} channels is [{k}, R], R one of {RANKS}, not {list(basis.shape)}")
+            if k > MOST_CHANNELS:
+                raise InputError(f"x with a basis has up to {MOST_CHANNELS} channels, not {k}")
             _set(self, "basis", basis)
             _vector(self, "basis_scale", (torch.float32,), 1, x.device)
         _eps("norm_eps", self.norm_eps)

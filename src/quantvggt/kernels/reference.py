@@ -43,19 +43,20 @@ def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
 def project(x: Tensor, basis: Tensor, basis_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The part of float32 rows x [.., K] in the directions of `basis` int8 [K, R], its scale float32 [1]:
     (z int8 [.., R], z_scale [.., 1], part [.., K]), part = z basis^T (z_scale basis_scale)."""
-    step = _scale_of(x)
-    rounded = (x / step).round_().to(torch.int8)
-    along = _integer_product(rounded.flatten(0, -2), basis.t()).float().view(*x.shape[:-1], -1)
-    share = _scale_of(along)
-    z, z_scale = (along / share).round_().to(torch.int8), share * step * basis_scale
-    part = _integer_product(z.flatten(0, -2), basis).float().view(x.shape)
-    return z, z_scale, part.mul_(z_scale * basis_scale)
+    rows = x.view(-1, x.shape[-1])
+    rounded, step = _in_8_bits(rows)
+    z, share = _in_8_bits(_integer_product(rounded, basis.t()).float())
+    z_scale = share * step * basis_scale
+    part = _integer_product(z, basis).float().mul_(z_scale * basis_scale)
+    return z.view(*x.shape[:-1], -1), z_scale.view(*x.shape[:-1], 1), part.view(x.shape)
 
 
-def _scale_of(x: Tensor) -> Tensor:
-    """absmax / 127 of the rows of x [.., K] as [.., 1]; 1 where that isn't above zero."""
-    scale = x.abs().amax(-1, keepdim=True) / 127
-    return torch.where(scale > 0, scale, 1.0)
+def _in_8_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Float rows [M, K] as (int8 [M, K], scale [M, 1]): absmax / 127, or 1 where that isn't above zero."""
+    scale = rows.abs().amax(-1, keepdim=True) / 127
+    scale = torch.where(scale > 0, scale, 1.0)
+    # Where the scale is subnormal, its few bits may leave more than 127.
+    return (rows / scale).round_().clamp_(-127, 127).to(torch.int8), scale
 
 
 def int_linear(step: IntLinear) -> Tensor:

@@ -65,9 +65,10 @@ class RotatePath(CpuPath):
     OP, STRUCT = RotateQuantize.OP, "RotateArgs"
 
     def accepts(self, step: RotateQuantize) -> str | None:
-        if step.rank:
-            return "no low-rank branch yet"
         return None if step.x.numel() else "there are no rows"
+
+    def _agrees(self) -> bool:
+        return proof.low_rank_agrees(self.run)
 
     def run(self, step: RotateQuantize) -> tuple[Tensor, Tensor]:
         x = step.x
@@ -84,6 +85,8 @@ class RotatePath(CpuPath):
             hadamard=_address(_hadamard(m) if m > 1 else None),
             smooth=_address(step.smooth),
             clip=_address(step.clip),
+            basis=_address(step.basis),
+            basis_scale=_address(step.basis_scale),
             q=_address(q),
             scale=_address(scale),
             x_type=TYPES[x.dtype],
@@ -91,6 +94,7 @@ class RotatePath(CpuPath):
             d=d,
             m=m,
             bits=step.bits,
+            rank=step.rank,
             frame_tokens=step.frame_tokens,
             special_tokens=step.special_tokens,
             special_bits=step.special_bits,
@@ -105,8 +109,6 @@ class LinearPath(CpuPath):
     OP, STRUCT = IntLinear.OP, "LinearArgs"
 
     def accepts(self, step: IntLinear) -> str | None:
-        if step.rank:
-            return "no low-rank branch yet"
         if step.out_dtype not in TYPES:
             return "its output is never float64"
         return None if step.q.numel() and len(step.weight) else "there are no rows or no columns"
@@ -116,12 +118,13 @@ class LinearPath(CpuPath):
 
     def run(self, step: IntLinear) -> Tensor:
         y = step.empty()
-        k = step.q.shape[-1]
         self._call(
             q=_address(step.q),
             row_scale=_address(step.row_scale),
             weight=_address(step.weight),
             weight_scale=_address(step.weight_scale),
+            branch=_address(step.branch),
+            branch_scale=_address(step.branch_scale),
             bias=_address(step.bias),
             gain=_address(step.gain),
             residual=_address(step.residual),
@@ -130,9 +133,10 @@ class LinearPath(CpuPath):
             residual_type=0 if step.residual is None else TYPES[step.residual.dtype],
             packed=step.weight.dtype is torch.int32,
             gelu=step.gelu,
-            m=step.q.numel() // k,
+            m=step.rows,
             n=len(step.weight),
-            k=k,
+            k=step.channels,
+            rank=step.rank,
         )
         return y
 

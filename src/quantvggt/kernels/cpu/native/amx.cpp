@@ -52,8 +52,8 @@ struct Amx : Transpose512 {
 
 }  // namespace
 
-EXPORT int amx_rotate_quantize(RotateArgs *args) {
-    return status_of([=] { rotate_quantize(args); });
+EXPORT int amx_rotate_quantize(const RotateArgs *args) {
+    return status_of([=] { rotate_quantize<Amx>(args); });
 }
 EXPORT int amx_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Amx>(args); });

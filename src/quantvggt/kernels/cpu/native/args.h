@@ -16,9 +16,12 @@ struct RotateArgs {
     const float *hadamard;   // [m, m] of +1 and -1, unused if m is 1
     const float *smooth;     // [d] or null
     const float *clip;       // [2] or null
-    int8_t *q;               // out [rows, d]
-    float *scale;            // out [rows]
+    const int8_t *basis;     // [d, rank], or null: no low-rank branch
+    const float *basis_scale; // [1] or null
+    int8_t *q;               // out [rows, d + rank]
+    float *scale;            // out [rows], or with a branch [rows, 2]
     int64_t x_type, rows, d, m, bits;
+    int64_t rank;            // up to 64; 0 without a branch
     int64_t frame_tokens, special_tokens, special_bits; // the first special_tokens rows of each frame_tokens
     int64_t asymmetric;      // of up to 7 bits: from the row's minimum to its maximum
     int64_t threads;
@@ -27,16 +30,18 @@ struct RotateArgs {
 };
 
 struct LinearArgs {
-    const int8_t *q;         // [m, k]
-    const float *row_scale;  // [m]
+    const int8_t *q;         // [m, k + rank]
+    const float *row_scale;  // [m], or with a branch [m, 2]
     const void *weight;      // int8 [n, k], or if packed int32 [n, ceil(k / 8)] of 4-bit numbers
     const float *weight_scale; // [n]
+    const int8_t *branch;    // [n, rank], or null: no low-rank branch
+    const float *branch_scale; // [n] or null
     const float *bias;       // [n] or null
     const float *gain;       // [n] or null
     const void *residual;    // [m, n] of residual_type, or null
     void *out;               // [m, n] of out_type
     int64_t out_type, residual_type, packed, gelu; // gelu: of the sum with the bias, before the gain
-    int64_t m, n, k, threads;
+    int64_t m, n, k, rank, threads;
 };
 
 struct AttentionArgs {

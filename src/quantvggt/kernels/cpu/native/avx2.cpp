@@ -33,8 +33,8 @@ struct Avx2 : Panels {
 
 }  // namespace
 
-EXPORT int avx2_rotate_quantize(RotateArgs *args) {
-    return status_of([=] { rotate_quantize(args); });
+EXPORT int avx2_rotate_quantize(const RotateArgs *args) {
+    return status_of([=] { rotate_quantize<Avx2>(args); });
 }
 EXPORT int avx2_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Avx2>(args); });

@@ -32,8 +32,8 @@ struct Avx512Vnni : Transpose512 {
 
 }  // namespace
 
-EXPORT int avx512vnni_rotate_quantize(RotateArgs *args) {
-    return status_of([=] { rotate_quantize(args); });
+EXPORT int avx512vnni_rotate_quantize(const RotateArgs *args) {
+    return status_of([=] { rotate_quantize<Avx512Vnni>(args); });
 }
 EXPORT int avx512vnni_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Avx512Vnni>(args); });

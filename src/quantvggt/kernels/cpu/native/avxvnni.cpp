@@ -32,8 +32,8 @@ struct AvxVnni : Panels {
 
 }  // namespace
 
-EXPORT int avxvnni_rotate_quantize(RotateArgs *args) {
-    return status_of([=] { rotate_quantize(args); });
+EXPORT int avxvnni_rotate_quantize(const RotateArgs *args) {
+    return status_of([=] { rotate_quantize<AvxVnni>(args); });
 }
 EXPORT int avxvnni_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<AvxVnni>(args); });

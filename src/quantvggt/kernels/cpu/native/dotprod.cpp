@@ -31,8 +31,8 @@ struct Dot : Panels {
 
 }  // namespace
 
-EXPORT int dotprod_rotate_quantize(RotateArgs *args) {
-    return status_of([=] { rotate_quantize(args); });
+EXPORT int dotprod_rotate_quantize(const RotateArgs *args) {
+    return status_of([=] { rotate_quantize<Dot>(args); });
 }
 EXPORT int dotprod_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Dot>(args); });

@@ -47,8 +47,8 @@ struct Matrix : Panels {
 
 }  // namespace
 
-EXPORT int i8mm_rotate_quantize(RotateArgs *args) {
-    return status_of([=] { rotate_quantize(args); });
+EXPORT int i8mm_rotate_quantize(const RotateArgs *args) {
+    return status_of([=] { rotate_quantize<Matrix>(args); });
 }
 EXPORT int i8mm_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Matrix>(args); });

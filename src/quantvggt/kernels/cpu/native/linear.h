@@ -1,10 +1,4 @@
-// int_linear, for any path. A path brings a struct Isa:
-//   A, W          types of the activation and weight panels' numbers
-//   ROWS, COLS    size of the largest tile
-//   OFFSET8/4     what is added to 8- and 4-bit weights (an unsigned operand); undone with the row's sum
-//   tile<R>       out[R][COLS] int32 = sum over steps of a[step][R] . w[step][COLS], where one step is a
-//                 32-bit word holding 4 or 2 consecutive numbers along k
-// and inherits the rest from Panels or overrides it.
+// int_linear, for any path: its Isa is that of panels.h.
 // Weights arrive as they are stored, 8 bits or 4, and are laid out panel by panel inside the call: spread over
 // hundreds of rows that costs a few percent, and no second copy of the weights is ever kept.
 #pragma once
@@ -15,44 +9,35 @@
 #include "gelu.h"
 #include "host.h"
 #include "numbers.h"
+#include "panels.h"
 
 namespace {
 
-struct Panels {
-    static constexpr int BLOCK = 1;     // steps come in multiples of it; beyond 1 lay_out(..) arranges activations
-    static constexpr int SMALLEST = 1;  // rows of the smallest tile
-    struct Task {};                     // lives as long as a thread multiplies
-
-    // out[s][c] = in[c][s] for `columns` rows, `stride` words apart, of `count` words.
-    static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
-        for (int64_t s = 0; s < count; s++)
-            for (int c = 0; c < columns; c++) out[s * columns + c] = in[c * stride + s];
-    }
-};
-
 template <class Isa>
 struct Linear {
-    using A = typename Isa::A;
-    using W = typename Isa::W;
-    static constexpr int ROWS = Isa::ROWS, COLS = Isa::COLS;
-    static constexpr int STEP = 4 / sizeof(A);
-    static constexpr int CHUNK = 64;  // steps laid out together, so that source and target stay in L1
+    using P = Product<Isa>;
+    static constexpr int ROWS = P::ROWS, COLS = P::COLS;
     static constexpr int64_t ROW_BLOCK_BYTES = 1 << 20;  // activations a task lays out: about an L2 cache
 
     // What the epilogue multiplies and adds per column. Neutral numbers stand for what there is none of: 1 and -0,
     // which changes no float, not even 0's sign.
     struct Columns {
-        alignas(64) float scale[COLS], bias[COLS], gain[COLS];
+        alignas(64) float scale[COLS], branch_scale[COLS], bias[COLS], gain[COLS];
     };
 
     struct None {};  // the type of a residual that isn't there
 
-    const LinearArgs &args;
-    int64_t steps, row_block, col_block, col_blocks, tasks;
+    // A tile's sums of products, and the sums of its rows' numbers.
+    struct Sums {
+        const int32_t *acc, *rows;
+    };
 
-    explicit Linear(const LinearArgs &a) : args(a) {
-        steps = up(ceil(a.k, STEP), Isa::BLOCK);
-        row_block = min(ROW_BLOCK_BYTES / (steps * 4), a.m), col_block = a.n;
+    const LinearArgs &args;
+    const P main, branch;
+    int64_t row_block, col_block, col_blocks, tasks;
+
+    explicit Linear(const LinearArgs &a) : args(a), main(a.k), branch(a.rank) {
+        row_block = min(ROW_BLOCK_BYTES / (main.steps * 4), a.m), col_block = a.n;
         // Two tasks per thread even out their speeds. Laying out costs 1 / columns + 1 / rows of the whole.
         while (ceil(a.m, row_block) * ceil(a.n, col_block) < 2 * a.threads)
             if (row_block >= col_block && row_block > ROWS)
@@ -70,10 +55,6 @@ struct Linear {
         tasks = ceil(a.m, row_block) * col_blocks;
     }
 
-    static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-    static int64_t ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
-    static int64_t up(int64_t a, int64_t b) { return ceil(a, b) * b; }
-
     static void body(void *pointer, int64_t task) {
         const Linear &self = *static_cast<const Linear *>(pointer);
         switch (self.args.out_type) {
@@ -84,8 +65,7 @@ struct Linear {
     }
 
     // The epilogue that the arguments ask for.
-    using Finish = void (Linear::*)(const int32_t *, const int32_t *, int64_t, int64_t, int64_t, int64_t,
-                                    const Columns &) const;
+    using Finish = void (Linear::*)(Sums, Sums, int64_t, int64_t, int64_t, int64_t, const Columns &) const;
 
     template <class Out>
     Finish finish_into() const {
@@ -99,7 +79,12 @@ struct Linear {
 
     template <class Out, class Residual>
     Finish finish_with() const {
-        return args.gelu ? &Linear::finish<Out, Residual, true> : &Linear::finish<Out, Residual, false>;
+        return args.gelu ? finish_after<Out, Residual, true>() : finish_after<Out, Residual, false>();
+    }
+
+    template <class Out, class Residual, bool GELU>
+    Finish finish_after() const {
+        return args.branch ? &Linear::finish<Out, Residual, GELU, true> : &Linear::finish<Out, Residual, GELU, false>;
     }
 
     // One block of rows against one block of columns.
@@ -108,22 +93,31 @@ struct Linear {
         const int64_t col0 = task % col_blocks * col_block, cols = min(col_block, args.n - col0);
         const int64_t padded = up(rows, ROWS);
         // The weights come first: their tiles are loaded as aligned vectors.
-        auto *w = static_cast<int32_t *>(scratch((steps * (COLS + padded) + padded) * 4));
+        auto *w = static_cast<int32_t *>(scratch(((main.steps + branch.steps) * (COLS + padded) + 2 * padded) * 4));
         Columns columns;
         [[maybe_unused]] typename Isa::Task task_state;
-        int32_t *a = w + steps * COLS, *sums = a + steps * padded;
-        for (int64_t r = 0; r < rows; r += ROWS)
-            lay_out_rows(row0 + r, min(ROWS, rows - r), a + r * steps, sums + r);
+        int32_t *branch_w = w + main.steps * COLS, *a = branch_w + branch.steps * COLS;
+        int32_t *branch_a = a + main.steps * padded, *sums = branch_a + branch.steps * padded, *branch_sums = sums + padded;
+        const int64_t stride = args.k + args.rank;
+        for (int64_t r = 0; r < rows; r += ROWS) {
+            const int8_t *q = args.q + (row0 + r) * stride;
+            main.lay_out_rows(q, stride, min(ROWS, rows - r), a + r * main.steps, sums + r);
+            if (args.branch)
+                branch.lay_out_rows(q + args.k, stride, min(ROWS, rows - r), branch_a + r * branch.steps, branch_sums + r);
+        }
         for (int64_t c = 0; c < cols; c += COLS) {
             const int64_t width = min(COLS, cols - c);
             lay_out_weights(col0 + c, width, w);
+            if (args.branch) lay_out_branch(col0 + c, width, branch_w);
             lay_out_columns(col0 + c, width, columns);
             for (int64_t r = 0; r < rows; r += ROWS) {
-                alignas(64) int32_t acc[ROWS * COLS];
+                alignas(64) int32_t acc[ROWS * COLS], branch_acc[ROWS * COLS];
                 const int64_t height = min(ROWS, rows - r);
                 prefetch(row0 + r, height, col0 + c);
-                pick_tile<ROWS>(height, a + r * steps, w, acc);
-                (this->*finish)(acc, sums + r, row0 + r, height, col0 + c, width, columns);
+                main.multiply(height, a + r * main.steps, w, acc);
+                if (args.branch) branch.multiply(height, branch_a + r * branch.steps, branch_w, branch_acc);
+                (this->*finish)({acc, sums + r}, {branch_acc, branch_sums + r}, row0 + r, height, col0 + c, width,
+                                columns);
             }
         }
     }
@@ -142,78 +136,29 @@ struct Linear {
         }
     }
 
-    // Tiles come in ROWS and the powers of two below it; a ragged one takes the smallest that holds it.
-    static constexpr int smaller(int rows) { return rows > 16 ? 16 : rows > 8 ? 8 : rows > 4 ? 4 : rows / 2; }
-
-    template <int R>
-    static int tile_rows(int64_t height) {
-        constexpr int next = smaller(R);
-        if constexpr (next >= Isa::SMALLEST)
-            if (height <= next) return tile_rows<next>(height);
-        return R;
-    }
-
-    template <int R>
-    void pick_tile(int64_t height, const int32_t *a, const int32_t *w, int32_t *acc) const {
-        constexpr int next = smaller(R);
-        if constexpr (next >= Isa::SMALLEST)
-            if (height <= next) return pick_tile<next>(height, a, w, acc);
-        Isa::template tile<R>(steps, a, w, acc);
-    }
-
-    // A tile of activations, [steps][tile rows] words; absent rows are zero.
-    void lay_out_rows(int64_t row0, int64_t height, int32_t *a, int32_t *sums) const {
-        const int tile = tile_rows<ROWS>(height);
-        alignas(64) A numbers[ROWS][CHUNK * STEP] = {};
-        for (int64_t r = 0; r < height; r++) sums[r] = 0;
-        for (int64_t s0 = 0; s0 < steps; s0 += CHUNK) {
-            const int64_t count = min(CHUNK, steps - s0), k0 = s0 * STEP;
-            const int64_t have = min(count * STEP, args.k - k0);
-            for (int64_t r = 0; r < height; r++) {
-                const int8_t *q = args.q + (row0 + r) * args.k + k0;
-                int32_t sum = 0;
-                for (int64_t i = 0; i < have; i++) numbers[r][i] = q[i], sum += q[i];
-                for (int64_t i = have; i < count * STEP; i++) numbers[r][i] = 0;
-                sums[r] += sum;
-            }
-            const auto *words = reinterpret_cast<const int32_t *>(numbers);
-            if constexpr (Isa::BLOCK > 1)
-                Isa::lay_out(count, tile, words, CHUNK, a + s0 * tile);
-            else
-                Isa::transpose(count, tile, words, CHUNK, a + s0 * tile);
-        }
-    }
-
-    // A panel of weights, [steps][COLS] words. What stands in absent columns or beyond k never counts.
     void lay_out_weights(int64_t col0, int64_t width, int32_t *w) const {
-        alignas(64) W numbers[COLS][CHUNK * STEP];
-        std::memset(numbers, 0, sizeof numbers);
-        for (int64_t s0 = 0; s0 < steps; s0 += CHUNK) {
-            const int64_t count = min(CHUNK, steps - s0), k0 = s0 * STEP;
-            const int64_t have = min(count * STEP, args.k - k0);
-            for (int64_t c = 0; c < width; c++) unpack(col0 + c, k0, have, numbers[c]);
-            Isa::transpose(count, COLS, reinterpret_cast<const int32_t *>(numbers), CHUNK, w + s0 * COLS);
-        }
+        main.lay_out_weights(width, w, [=](int64_t c, int64_t k0, int64_t have, typename Isa::W *out) {
+            if (!args.packed)
+                return P::widen8(static_cast<const int8_t *>(args.weight) + (col0 + c) * args.k + k0, have, out);
+            // Byte j holds numbers 2j and 2j + 1, each plus 8; k0 is a multiple of 8.
+            const auto *q = static_cast<const uint8_t *>(args.weight) + (col0 + c) * ceil(args.k, 8) * 4 + k0 / 2;
+            for (int64_t j = 0; j < (have + 1) / 2; j++) {
+                out[2 * j] = typename Isa::W((q[j] & 15) + (Isa::OFFSET4 - 8));
+                out[2 * j + 1] = typename Isa::W((q[j] >> 4) + (Isa::OFFSET4 - 8));
+            }
+        });
     }
 
-    void unpack(int64_t row, int64_t k0, int64_t have, W *out) const {
-        if (!args.packed) {
-            const int8_t *q = static_cast<const int8_t *>(args.weight) + row * args.k + k0;
-            for (int64_t i = 0; i < have; i++) out[i] = W(q[i] + Isa::OFFSET8);
-            return;
-        }
-        // Byte j holds numbers 2j and 2j + 1, each plus 8; k0 is a multiple of 8.
-        const int64_t width = (args.k + 7) / 8 * 4;
-        const uint8_t *q = static_cast<const uint8_t *>(args.weight) + row * width + k0 / 2;
-        for (int64_t j = 0; j < (have + 1) / 2; j++) {
-            out[2 * j] = W((q[j] & 15) + (Isa::OFFSET4 - 8));
-            out[2 * j + 1] = W((q[j] >> 4) + (Isa::OFFSET4 - 8));
-        }
+    void lay_out_branch(int64_t col0, int64_t width, int32_t *w) const {
+        branch.lay_out_weights(width, w, [=](int64_t c, int64_t k0, int64_t have, typename Isa::W *out) {
+            P::widen8(args.branch + (col0 + c) * args.rank + k0, have, out);
+        });
     }
 
     void lay_out_columns(int64_t col0, int64_t width, Columns &columns) const {
         for (int64_t c = 0; c < COLS; c++) {
             columns.scale[c] = c < width ? args.weight_scale[col0 + c] : 0;
+            columns.branch_scale[c] = c < width && args.branch ? args.branch_scale[col0 + c] : 0;
             columns.bias[c] = c < width && args.bias ? args.bias[col0 + c] : -0.0f;
             columns.gain[c] = c < width && args.gain ? args.gain[col0 + c] : 1;
         }
@@ -221,21 +166,27 @@ struct Linear {
 
     // Undo the offset, then the reference's steps in its order. The residual is read before anything is written:
     // its lines and those of the output may have the same place in their pages, so a load among the stores waits.
-    template <class Out, class Residual, bool GELU>
-    void finish(const int32_t *acc, const int32_t *sums, int64_t row0, int64_t height, int64_t col0, int64_t width,
+    template <class Out, class Residual, bool GELU, bool BRANCH>
+    void finish(Sums sums, Sums branch_sums, int64_t row0, int64_t height, int64_t col0, int64_t width,
                 const Columns &columns) const {
         constexpr bool ADDS = !std::is_same<Residual, None>::value;
-        const uint32_t offset = args.packed ? Isa::OFFSET4 : Isa::OFFSET8;
+        const int offset = args.packed ? Isa::OFFSET4 : Isa::OFFSET8;
         alignas(64) Residual residual[ROWS][COLS];
         if constexpr (ADDS)
             for (int64_t r = 0; r < height; r++)
                 copy(static_cast<const Residual *>(args.residual) + (row0 + r) * args.n + col0, width, residual[r]);
-        for (int64_t r = 0; r < height; r++, acc += COLS) {
-            const float row_scale = args.row_scale[row0 + r];
-            const uint32_t excess = offset * uint32_t(sums[r]);
+        for (int64_t r = 0; r < height; r++) {
+            const float *scales = args.row_scale + (row0 + r) * (BRANCH ? 2 : 1);
+            const float row_scale = scales[0], branch_row_scale = BRANCH ? scales[1] : 0;
+            const int32_t *acc = sums.acc + r * COLS, *branch_acc = branch_sums.acc + r * COLS;
+            const uint32_t excess = P::excess(sums.rows[r], offset);
+            const uint32_t branch_excess = BRANCH ? P::excess(branch_sums.rows[r], Isa::OFFSET8) : 0;
             alignas(64) Out out[COLS];
             for (int c = 0; c < COLS; c++) {
-                float y = float(int32_t(uint32_t(acc[c]) - excess)) * row_scale * columns.scale[c] + columns.bias[c];
+                float y = P::exact(acc[c], excess) * row_scale * columns.scale[c];
+                if constexpr (BRANCH)
+                    y += P::exact(branch_acc[c], branch_excess) * branch_row_scale * columns.branch_scale[c];
+                y += columns.bias[c];
                 if constexpr (GELU) y = gelu(y);
                 y *= columns.gain[c];
                 if constexpr (ADDS) y += widen(residual[r][c]);

@@ -28,8 +28,8 @@ struct Portable : Panels {
 
 }  // namespace
 
-EXPORT int portable_rotate_quantize(RotateArgs *args) {
-    return status_of([=] { rotate_quantize(args); });
+EXPORT int portable_rotate_quantize(const RotateArgs *args) {
+    return status_of([=] { rotate_quantize<Portable>(args); });
 }
 EXPORT int portable_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Portable>(args); });

@@ -7,14 +7,15 @@
 
 #include "args.h"
 #include "host.h"
+#include "lowrank.h"
 #include "numbers.h"
+#include "panels.h"
 
 namespace {
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 
-inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 inline Floats load(const float *p) { Floats v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float *p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
@@ -110,7 +111,7 @@ void hadamard(float *x, float *other, const RotateArgs &args) {
     std::memcpy(x, other, sizeof(float) * args.d);
 }
 
-constexpr int SUMS = 32;  // partial sums of a row, as many as in reference.py on every path
+constexpr int SUMS = 32;  // partial sums of a row, as many as in reference.py on every path; and a multiple of any COLS
 
 // Folded in halves, as there.
 inline float fold(float *sums) {
@@ -151,7 +152,7 @@ void layer_norm(float *x, const RotateArgs &args) {
     }
 }
 
-// x = (source - shift) / presmooth times the signs, as floats.
+// x = (source - shift) / presmooth, times the signs if there are any, as floats.
 template <class T>
 void prepare(const T *source, const float *signs, const RotateArgs &args, float *x) {
     const float *shift = args.shift, *presmooth = args.presmooth;
@@ -159,7 +160,8 @@ void prepare(const T *source, const float *signs, const RotateArgs &args, float 
         float v = widen(source[i]);
         if (shift) v -= shift[i];
         if (presmooth) v /= presmooth[i];
-        x[i] = v * signs[i];
+        if (signs) v *= signs[i];
+        x[i] = v;
     }
 }
 
@@ -196,50 +198,65 @@ void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
         scale = (h > -l ? h : -l) / top;
         if (h != h || l != l || !(scale > 0)) scale = 1;
     }
-    args.scale[row] = scale;
-
-    int8_t *__restrict q = args.q + row * d;
-    for (int64_t i = 0; i < d; i++) {
-        float v = x[i] / scale;
-        v = v < bottom ? bottom : v;
-        v = v > top ? top : v;
-        // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits.
-        q[i] = int8_t(as_bits(v + 0x1.8p23f));
-    }
+    args.scale[args.rank ? 2 * row : row] = scale;
+    round_row(x, d, scale, bottom, top, args.q + row * (d + args.rank));
 }
 
-constexpr int64_t ROWS_PER_TASK = 16;
+template <class Isa>
+struct Rotation {
+    const RotateArgs &args;
+    const LowRank<Isa> low_rank;
+    // Rows that go through a step together: a tile's with a low-rank branch, else one, which stays in L1.
+    const int64_t together, task_rows;
 
-template <class T>
-void rotate_rows(void *pointer, int64_t task) {
-    const RotateArgs &args = *static_cast<const RotateArgs *>(pointer);
-    const int64_t d = args.d, padded = up(d, SUMS);
-    float *__restrict x = static_cast<float *>(scratch(sizeof(float) * 3 * padded));
-    float *other = x + padded, *signs = other + padded;
-    // Without signs ones, so that one loop that the compiler can split by options serves all.
-    for (int64_t i = 0; i < d; i++) signs[i] = args.signs ? args.signs[i] : 1;
-    for (int64_t i = d; i < padded; i++) x[i] = 0;
-    const int64_t first = task * ROWS_PER_TASK;
-    const int64_t end = first + ROWS_PER_TASK < args.rows ? first + ROWS_PER_TASK : args.rows;
-    for (int64_t row = first; row < end; row++) {
-        const T *source = static_cast<const T *>(args.x) + row * d;
-        if (args.norm_weight) {
-            for (int64_t i = 0; i < d; i++) x[i] = widen(source[i]);
-            layer_norm(x, args);
-            prepare(x, signs, args, x);
-        } else {
-            prepare(source, signs, args, x);
+    explicit Rotation(const RotateArgs &a)
+        : args(a), low_rank(a), together(a.rank ? Isa::ROWS : 1), task_rows(up(16, together)) {}
+
+    static void body(void *pointer, int64_t task) {
+        const Rotation &self = *static_cast<const Rotation *>(pointer);
+        switch (self.args.x_type) {
+            case FLOAT32: return self.rows<float>(task);
+            case BFLOAT16: return self.rows<bfloat16>(task);
+            default: return self.rows<float16>(task);
         }
-        if (args.signs) hadamard(x, other, args);
-        quantize_row(x, args, row);
     }
-}
 
-void rotate_quantize(RotateArgs *args) {
-    auto rows = args->x_type == FLOAT32    ? rotate_rows<float>
-                : args->x_type == BFLOAT16 ? rotate_rows<bfloat16>
-                                           : rotate_rows<float16>;
-    run_tasks((args->rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, args->threads, rows, args);
+    template <class T>
+    void rows(int64_t task) const {
+        const int64_t d = args.d, padded = up(d, SUMS), first = task * task_rows, end = min(first + task_rows, args.rows);
+        auto *x = static_cast<float *>(scratch(4 * ((together + 2) * padded + low_rank.scratch_words())));
+        float *other = x + together * padded, *signs = other + padded;
+        auto *words = reinterpret_cast<int32_t *>(signs + padded);
+        if (args.signs)
+            for (int64_t i = 0; i < padded; i++) signs[i] = i < d ? args.signs[i] : 1;
+        else
+            signs = nullptr;
+        for (int64_t row0 = first; row0 < end; row0 += together) {
+            const int64_t height = min(together, end - row0);
+            for (int64_t r = 0; r < height; r++)
+                read(static_cast<const T *>(args.x) + (row0 + r) * d, args.rank ? nullptr : signs, x + r * padded, padded);
+            if (args.rank) low_rank.take_out(x, padded, signs, row0, height, words);
+            for (int64_t r = 0; r < height; r++) {
+                if (args.signs) hadamard(x + r * padded, other, args);
+                quantize_row(x + r * padded, args, row0 + r);
+            }
+        }
+    }
+
+    template <class T>
+    void read(const T *source, const float *signs, float *__restrict x, int64_t padded) const {
+        if (!args.norm_weight) return prepare(source, signs, args, x);
+        for (int64_t i = 0; i < args.d; i++) x[i] = widen(source[i]);
+        for (int64_t i = args.d; i < padded; i++) x[i] = 0;
+        layer_norm(x, args);
+        prepare(x, signs, args, x);
+    }
+};
+
+template <class Isa>
+void rotate_quantize(const RotateArgs *args) {
+    Rotation<Isa> rotation(*args);
+    run_tasks(ceil(args->rows, rotation.task_rows), args->threads, Rotation<Isa>::body, &rotation);
 }
 
 }  // namespace
