@@ -113,9 +113,9 @@ struct Linear {
             for (int64_t r = 0; r < rows; r += ROWS) {
                 alignas(64) int32_t acc[ROWS * COLS], branch_acc[ROWS * COLS];
                 const int64_t height = min(ROWS, rows - r);
+                if (args.branch) branch.multiply(height, branch_a + r * branch.steps, branch_w, branch_acc);
                 prefetch(row0 + r, height, col0 + c);
                 main.multiply(height, a + r * main.steps, w, acc);
-                if (args.branch) branch.multiply(height, branch_a + r * branch.steps, branch_w, branch_acc);
                 (this->*finish)({acc, sums + r}, {branch_acc, branch_sums + r}, row0 + r, height, col0 + c, width,
                                 columns);
             }

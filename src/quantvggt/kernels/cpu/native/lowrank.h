@@ -10,14 +10,17 @@
 
 namespace {
 
-// Integers of the row's `count` numbers in steps of `scale`, no further than top and bottom.
+// Integers of the row's `count` numbers in steps of `scale`, from bottom to top, which are integers.
 inline void round_row(const float *x, int64_t count, float scale, float bottom, float top, int8_t *__restrict q) {
+    // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits; and as integers the bits are in
+    // the numbers' order.
+    constexpr float MIDDLE = 0x1.8p23f;
+    const int32_t least = int32_t(as_bits(bottom + MIDDLE)), most = int32_t(as_bits(top + MIDDLE));
     for (int64_t i = 0; i < count; i++) {
-        float v = x[i] / scale;
-        v = v < bottom ? bottom : v;
-        v = v > top ? top : v;
-        // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits.
-        q[i] = int8_t(as_bits(v + 0x1.8p23f));
+        int32_t bits = int32_t(as_bits(x[i] / scale + MIDDLE));
+        bits = bits > least ? bits : least;
+        bits = bits < most ? bits : most;
+        q[i] = int8_t(bits);
     }
 }
 

@@ -244,7 +244,7 @@ struct Rotation {
     }
 
     template <class T>
-    void read(const T *source, const float *signs, float *__restrict x, int64_t padded) const {
+    void read(const T *source, const float *signs, float *x, int64_t padded) const {
         if (!args.norm_weight) return prepare(source, signs, args, x);
         for (int64_t i = 0; i < args.d; i++) x[i] = widen(source[i]);
         for (int64_t i = args.d; i < padded; i++) x[i] = 0;
