@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantvggt.kernels.cpu import build, proof
-from quantvggt.kernels.cpu.paths import AttentionPath, LinearPath
+from quantvggt.kernels.cpu.paths import AttentionPath, LinearPath, RotatePath
 
 CPU = torch.device("cpu")
 
@@ -14,6 +14,12 @@ class Wrong(LinearPath):
         return super().run(step) + 1e-4
 
 
+class WrongRotation(RotatePath):
+    def run(self, step):
+        q, scale = super().run(step)
+        return q, scale + 1e-4
+
+
 class WrongAttention(AttentionPath):
     def run(self, step):
         return 1.02 * super().run(step)
@@ -21,6 +27,8 @@ class WrongAttention(AttentionPath):
 
 def test_products_are_compared_with_the_reference_first(amx_library):
     assert LinearPath("amx", lambda: (amx_library, "")).available(CPU) == (True, "native, AMX-INT8")
+    assert RotatePath("amx", lambda: (amx_library, "")).available(CPU) == (True, "native, AMX-INT8")
+    assert WrongRotation("amx", lambda: (amx_library, "")).available(CPU) == (False, proof.REASON)
     assert Wrong("amx", lambda: (amx_library, "")).available(CPU) == (False, proof.REASON)
     assert Wrong("avx2").available(CPU)[1] == LinearPath("avx2").available(CPU)[1]
 

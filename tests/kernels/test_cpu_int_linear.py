@@ -9,7 +9,7 @@ from quantvggt.core.packing import pack_int4
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels import registry
-from quantvggt.kernels.contract import MOST_CHANNELS
+from quantvggt.kernels.contract import MOST_CHANNELS, RANKS
 from quantvggt.kernels.ops import int_linear
 from quantvggt.nn.quant_linear import QuantLinear
 
@@ -57,6 +57,27 @@ def test_every_width(cpu_path, same_bits, weight_bits, act_bits):
     _compare(same_bits, *_inputs(31, 96, 40, weight_bits, act_bits), torch.float32)
 
 
+@pytest.mark.parametrize("weight_bits", [4, 8])
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("shape", [(1, 64, 16), (13, 100, 33), (250, 263, 70)])
+def test_low_rank_branch(cpu_path, threads, same_bits, shape, rank, weight_bits):
+    q, row_scale, weight, weight_scale, bias = _inputs(*shape, weight_bits)
+    z, z_scale, branch, branch_scale, gain = _inputs(shape[0], rank, shape[2])
+    args = torch.cat((q, z), 1), torch.cat((row_scale, z_scale), 1), weight, weight_scale
+    low_rank = {"branch": branch, "branch_scale": branch_scale}
+    residual = torch.randn(shape[0], shape[2], generator=torch.Generator().manual_seed(0))
+    for dtype in OUTPUTS:
+        for given in (None, bias):
+            same_bits(
+                int_linear(*args, given, dtype, **low_rank), definition.int_linear(*args, given, dtype, **low_rank)
+            )
+        steps = {"gain": gain, "residual": residual.to(dtype), **low_rank}
+        same_bits(int_linear(*args, bias, dtype, **steps), definition.int_linear(*args, bias, dtype, **steps))
+    got = int_linear(*args, bias, torch.float32, gelu=True, **steps)
+    expected = definition.int_linear(*args, bias, torch.float32, gelu=True, **steps)
+    torch.testing.assert_close(got, expected, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize(("left", "right"), [(-128, -128), (-128, 127), (127, 127), (127, -128)])
 def test_extreme_sums_neither_saturate_nor_round(cpu_path, left, right):
     # Beyond 2^24 only the exact integer tells neighbours apart: one product differs by one.
@@ -75,7 +96,7 @@ def test_as_many_channels_as_32_bits_can_sum(cpu_path, left, right):
     y = int_linear(q, scale, weight, scale, None, torch.float32)
     assert (y.double() == float(torch.tensor(left * right * MOST_CHANNELS).float())).all()
     q, weight = (torch.cat((side, side[:, :1]), 1) for side in (q, weight))
-    with pytest.raises(InputError, match=r"q is .* with 1 to 131071 channels, not \[2, 131072\]"):
+    with pytest.raises(InputError, match=r"q is .* with K from 1 to 131071 channels, not \[2, 131072\]"):
         int_linear(q, scale, weight, scale, None, torch.float32)
 
 

@@ -6,6 +6,7 @@ import torch
 import definition
 from quantvggt.core.errors import InputError
 from quantvggt.core.rotation import random_signs
+from quantvggt.kernels.contract import RANKS
 from quantvggt.kernels.ops import rotate_quantize
 
 # d = 2^n below, at and above the width of a vector, and 2^n times 12, 20 and 28.
@@ -90,6 +91,59 @@ def test_asymmetric_ranges(cpu_path, same_bits, bits):
     q, scale = rotate_quantize(x, None, None, None, bits, asymmetric=True)
     assert (q * scale - x).abs().max() <= 1.01 * scale.max()
     assert q.amin() == (-(2**bits) + 1 if bits < 8 else -127)
+
+
+def _basis(d, rank):
+    g = torch.Generator().manual_seed(4)
+    u = torch.randint(-128, 128, (d, rank), dtype=torch.int8, generator=g)
+    return {"basis": u, "basis_scale": torch.tensor([1 / (74 * d**0.5)])}
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("d", [1, 64, 80, 96, 768, 1024])
+def test_low_rank_branch(cpu_path, threads, same_bits, d, rank):
+    shift, presmooth = _before(d)
+    norm = {"norm_weight": presmooth, "norm_bias": shift}
+    frames = {"frame_tokens": 37, "special_tokens": 5, "special_bits": 8}
+    for dtype in FLOATS:
+        x, signs, smooth, clip = _inputs((37, d), dtype)
+        for rows in (x, x[:1]):
+            _compare(same_bits, rows, signs, smooth, clip, 4, **_basis(d, rank), **norm)
+        _compare(same_bits, x, None, None, None, 4, **_basis(d, rank))
+        _compare(same_bits, x, signs, None, None, 4, shift, presmooth, asymmetric=True, **frames, **_basis(d, rank))
+
+
+def test_low_rank_branch_without_rotation_of_any_length(cpu_path, same_bits):
+    for d in (2, 17, 100, 1023):
+        _compare(same_bits, _inputs((29, d))[0], None, None, None, 4, **_basis(d, 16), norm_weight=_before(d)[1])
+
+
+@pytest.mark.parametrize("sign", [-128, 127])
+def test_low_rank_sums_neither_saturate_nor_round(cpu_path, same_bits, sign):
+    x = torch.full((13, 4096), 127.0)
+    x[:, -1] = torch.arange(13)
+    basis = {"basis": torch.full((4096, 16), sign, dtype=torch.int8), "basis_scale": torch.tensor([1e-4])}
+    basis["basis"][0] = torch.arange(16)
+    _compare(same_bits, x, None, None, None, 4, **basis)
+
+
+def test_low_rank_branch_of_zero_tiny_and_huge_rows(cpu_path, same_bits):
+    base, signs, smooth, clip = _inputs((8, 64))
+    factors = torch.tensor([0.0, -0.0, 1e-45, 1e-43, 1e-40, 1e-30, 1e30, 1e35])
+    x = base.clamp(-1, 1) * factors[:, None]
+    _compare(same_bits, x, signs, smooth, clip, 8, **_basis(64, 16))
+    _compare(same_bits, base, signs, smooth, clip, 8, **{**_basis(64, 16), "basis": torch.zeros(64, 16).to(torch.int8)})
+
+
+def test_low_rank_branch_keeps_other_rows_from_one_with_infinities_and_nans(cpu_path, same_bits):
+    x, signs, smooth, clip = _inputs((40, 96))
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        spoilt = x.clone()
+        spoilt[7, 3] = bad
+        got = rotate_quantize(spoilt, signs, smooth, clip, 4, **_basis(96, 32))
+        expected = definition.rotate_quantize(x, signs, smooth, clip, 4, **_basis(96, 32))
+        for a, b in zip(got, expected, strict=True):
+            same_bits(torch.cat((a[:7], a[8:])), torch.cat((b[:7], b[8:])))
 
 
 def test_every_half_and_bfloat16_is_read_right(cpu_path, same_bits):

@@ -137,6 +137,74 @@ def test_int_linear_sums_exactly_where_float32_would_not(monkeypatch, exact_int8
     assert (y == 2047 * 128 * 128 + 1 - 2048 * 128 * 127).all()
 
 
+def _basis(k=K, rank=16):
+    """Orthonormal directions float64 [k, rank], and as the ops take them."""
+    u = torch.linalg.qr(torch.randn(k, rank, dtype=torch.float64, generator=_generator()))[0]
+    scale = u.abs().max() / 127
+    return u, {"basis": (u / scale).round().to(torch.int8), "basis_scale": scale.float().view(1)}
+
+
+def test_a_basis_takes_its_directions_out():
+    (u, basis), x = _basis(), torch.randn(2, 9, K, generator=_generator())
+    x = x + (100 * torch.randn(2, 9, 16, generator=_generator()).double() @ u.T).float()
+    q, scale = rotate_quantize(x, None, None, None, 8, **basis)
+    assert (q.shape, scale.shape) == ((2, 9, K + 16), (2, 9, 2))
+    rounded = basis["basis"].double() * basis["basis_scale"].double()
+    # What the integers stand for adds up to x: z's own rounding is not lost.
+    part = (q[..., K:].double() * scale[..., 1:].double()) @ rounded.T
+    error = (q[..., :K].double() * scale[..., :1].double() + part - x.double()).abs()
+    assert (error <= 0.5001 * scale[..., :1] + 1e-4).all()
+    # And z is the rows' product with U, but for the rounding of both.
+    along = x.double() @ rounded
+    z = q[..., K:].double() * scale[..., 1:].double()
+    assert (z - along).norm() < 0.01 * along.norm()
+    assert (x.double() - part).norm() < 0.1 * x.double().norm()
+
+
+def test_a_branch_adds_its_own_product():
+    q, row_scale, weight, weight_scale, bias = _linear_inputs()
+    z, z_scale, branch, branch_scale, _ = _linear_inputs(k=32)
+    y = int_linear(
+        torch.cat((q, z), -1), torch.cat((row_scale, z_scale), -1), weight, weight_scale, bias, torch.float32,
+        branch=branch, branch_scale=branch_scale,
+    )  # fmt: skip
+    main, more = (
+        (a.long() @ w.long().t()).double() * s.double() * t.double().t()
+        for a, w, s, t in ((q, weight, row_scale, weight_scale), (z, branch, z_scale, branch_scale))
+    )
+    torch.testing.assert_close(y, (main + more + bias.double()).float(), rtol=1e-5, atol=1e-2)
+
+
+def test_a_low_rank_branch_that_does_not_fit_is_refused():
+    _, basis = _basis()
+    x = torch.ones(2, K)
+    for wrong, words in (
+        ({"basis": basis["basis"]}, "basis and basis_scale are both given or both None"),
+        (
+            {**basis, "basis": basis["basis"][:, :15]},
+            r"basis for 64 channels is \[64, R\], R one of .*, not \[64, 15\]",
+        ),
+        ({**basis, "basis": basis["basis"][:32]}, r"not \[32, 16\]"),
+        ({**basis, "basis_scale": torch.ones(2)}, "basis_scale has 2 values; 1 are needed"),
+    ):
+        with pytest.raises(InputError, match=words):
+            rotate_quantize(x, None, None, None, 8, **wrong)
+    many = {"basis": torch.ones(1 << 17, 16, dtype=torch.int8), "basis_scale": torch.ones(1)}
+    with pytest.raises(InputError, match="x with a basis has up to 131071 channels, not 131072"):
+        rotate_quantize(torch.ones(1, 1 << 17), None, None, None, 8, **many)
+    q, row_scale, weight, weight_scale, bias = _linear_inputs(k=K + 16)
+    branch = {"branch": weight[:, :16], "branch_scale": weight_scale}
+    both, weight = row_scale.expand(2, 9, 2), weight[:, :K]
+    for scales, wrong, words in (
+        (both, {"branch": branch["branch"]}, "branch and branch_scale are both given or both None"),
+        (both, {**branch, "branch": weight[:, :15]}, r"branch is \[N, R\], R one of .*, not \[24, 15\]"),
+        (both, {**branch, "branch": weight[:23, :16]}, "branch has 23 rows; 24 are needed"),
+        (row_scale, branch, "row_scale has 18 values; 36 are needed"),
+    ):
+        with pytest.raises(InputError, match=words):
+            int_linear(q, scales, weight, weight_scale, bias, torch.float32, **wrong)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_int_linear_rounds_to_the_output_dtype_once(dtype):
     q, row_scale, weight, weight_scale, bias = _linear_inputs()

@@ -16,6 +16,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import ops
+from quantvggt.kernels.contract import RANKS
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 CHANNELS = [1, 2, 3, 7, 8, 12, 16, 20, 33, 64, 65, 96, 130, 256]
@@ -60,6 +61,13 @@ class Numbers:
     def maybe(self, *shape: int, dtypes: list[torch.dtype], positive: bool = False) -> Tensor | None:
         return self.floats(*shape, dtype=self.pick(dtypes), positive=positive) if self.flag() else None
 
+    def low_rank(self, name: str, count: int, scales: int) -> Call:
+        """`name` [count, R] and its scales, or nothing."""
+        if self.flag():
+            return {}
+        scale = self.floats(scales, positive=True) / 1024
+        return {name: self.integers(count, self.pick(RANKS)), f"{name}_scale": scale}
+
     def rows(self, of: int) -> tuple[int, ...]:
         """A shape of whole groups `of` rows: [groups, of], [rows], or of one row []."""
         groups = self.random.randint(0, 5)
@@ -85,6 +93,7 @@ def rotate_quantize_call(random: Random) -> Call:
         "norm_weight": norm,
         "norm_bias": None if norm is None else numbers.maybe(k, dtypes=FLOATS),
         "norm_eps": numbers.pick([1e-6, 1e-2]),
+        **numbers.low_rank("basis", k, 1),
     }
 
 
@@ -92,9 +101,11 @@ def int_linear_call(random: Random) -> Call:
     numbers = Numbers(random)
     k, n = numbers.pick(CHANNELS), random.randint(0, 70)
     rows = numbers.rows(random.randint(1, 20))
+    low_rank = numbers.low_rank("branch", n, n)
+    rank = low_rank["branch"].shape[1] if low_rank else 0
     return {
-        "q": numbers.integers(*rows, k),
-        "row_scale": numbers.floats(*rows, 1, positive=True) / (64 * math.sqrt(k)),
+        "q": numbers.integers(*rows, k + rank),
+        "row_scale": numbers.floats(*rows, 2 if rank else 1, positive=True) / (64 * math.sqrt(k)),
         "weight": numbers.weight(n, k),
         "weight_scale": numbers.floats(n, 1, positive=True) / 64,
         "bias": numbers.maybe(n, dtypes=FLOATS),
@@ -102,6 +113,7 @@ def int_linear_call(random: Random) -> Call:
         "gelu": numbers.flag(),
         "gain": numbers.maybe(n, dtypes=FLOATS),
         "residual": numbers.maybe(*rows, n, dtypes=FLOATS),
+        **low_rank,
     }
 
 
@@ -164,7 +176,11 @@ def _wrong_tensors(call: Call, name: str, value: Tensor) -> list[Any]:
     wrong += [value.to("meta")] if sum(isinstance(other, Tensor) for other in call.values()) > 1 else []
     wrong += [None] if name in REQUIRED else []
     wrong += [torch.cat((value, value[:1]))] if name not in WHOLE and len(value) else []
-    wrong += [value[..., :-1]] if name in ("residual", "weight", "cosine", "sine") and value.shape[-1] else []
+    wrong += (
+        [value[..., :-1]]
+        if name in ("residual", "weight", "cosine", "sine", "basis", "branch") and value.shape[-1]
+        else []
+    )
     wrong += [value[..., :0]] if name in ("x", "q", "qkv") else []
     return wrong
 

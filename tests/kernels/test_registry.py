@@ -68,6 +68,8 @@ def test_the_last_registered_backend_runs_what_it_accepts_until_it_is_removed():
         Row("rotate_quantize", "float32", "reference", False, REFERENCE),
         Row("rotate_quantize", "bfloat16", "fast", False, "float32 only"),
         Row("rotate_quantize", "bfloat16", "reference", True, REFERENCE),
+        Row("rotate_quantize", "low-rank branch", "fast", True, "has what it needs"),
+        Row("rotate_quantize", "low-rank branch", "reference", False, REFERENCE),
     ]
     registry.force("reference")
     assert (_rotate() == 3).all()

@@ -330,14 +330,22 @@ def examples(device: torch.device) -> dict[str, dict[str, Step]]:
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     q, scale = zeros(1, 64, dtype=torch.int8), zeros(1)
     weights = {"8": zeros(1, 64, dtype=torch.int8), "4": zeros(1, 8, dtype=torch.int32)}
+    basis, both = zeros(64, 16, dtype=torch.int8), zeros(1, 80, dtype=torch.int8)
+    low_rank = "low-rank branch"
     return {
         RotateQuantize.OP: {
-            name: RotateQuantize(zeros(1, 64, dtype=dtype), None, None, None, 8) for name, dtype in types.items()
+            **{name: RotateQuantize(zeros(1, 64, dtype=dtype), None, None, None, 8) for name, dtype in types.items()},
+            low_rank: RotateQuantize(zeros(1, 64), None, None, None, 8, basis=basis, basis_scale=scale),
         },
         IntLinear.OP: {
-            f"{bits}-bit weights, {name}": IntLinear(q, scale, weight, scale, None, dtype)
-            for bits, weight in weights.items()
-            for name, dtype in types.items()
+            **{
+                f"{bits}-bit weights, {name}": IntLinear(q, scale, weight, scale, None, dtype)
+                for bits, weight in weights.items()
+                for name, dtype in types.items()
+            },
+            low_rank: IntLinear(
+                both, zeros(2), weights["4"], scale, None, torch.float32, branch=basis[:1], branch_scale=scale
+            ),
         },
         Attention.OP: {
             name: Attention(zeros(1, 1, 3 * 64, dtype=dtype), 1, None, None, None, None, 0.0, None, None)

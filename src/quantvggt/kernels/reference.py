@@ -43,12 +43,12 @@ def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
 def project(x: Tensor, basis: Tensor, basis_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The part of float32 rows x [.., K] in the directions of `basis` int8 [K, R], its scale float32 [1]:
     (z int8 [.., R], z_scale [.., 1], part [.., K]), part = z basis^T (z_scale basis_scale)."""
-    rows = x.view(-1, x.shape[-1])
+    rows, of = x.view(-1, x.shape[-1]), x.shape[:-1]
     rounded, step = _in_8_bits(rows)
     z, share = _in_8_bits(_integer_product(rounded, basis.t()).float())
     z_scale = share * step * basis_scale
     part = _integer_product(z, basis).float().mul_(z_scale * basis_scale)
-    return z.view(*x.shape[:-1], -1), z_scale.view(*x.shape[:-1], 1), part.view(x.shape)
+    return z.view(*of, basis.shape[1]), z_scale.view(*of, 1), part.view(x.shape)
 
 
 def _in_8_bits(rows: Tensor) -> tuple[Tensor, Tensor]:

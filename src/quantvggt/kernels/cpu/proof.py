@@ -23,12 +23,14 @@ def products_agree(run: Callable[[IntLinear], Tensor]) -> bool:
     scales = [torch.arange(1, len(rows) + 1, dtype=torch.float32, device="cpu") for rows in (q, weight)]
     steps = [IntLinear(q, scales[0], each, scales[1], None, torch.float32) for each in (weight, pack_int4(weight >> 4))]
     branch, both = weight[:, :32], scales[0].repeat_interleave(2)
-    steps.append(IntLinear(q, both, weight[:, 32:], scales[1], None, torch.float32, branch=branch, branch_scale=scales[1]))
+    steps.append(
+        IntLinear(q, both, weight[:, 32:], scales[1], None, torch.float32, branch=branch, branch_scale=scales[1])
+    )
     return all(torch.equal(run(step), reference.int_linear(step)) for step in steps)
 
 
 def low_rank_agrees(run: Callable[[RotateQuantize], tuple[Tensor, Tensor]]) -> bool:
-    """Does it give the reference's bits with a low-rank branch, the one part whose products are those of `int_linear`?"""
+    """Does it give the reference's bits with a low-rank branch, whose products are tiles, too?"""
     x = torch.randn(37, 200, dtype=torch.float32, **_seeded())
     scale = torch.full((1,), 1e-3, dtype=torch.float32, device="cpu")
     step = RotateQuantize(x, None, None, None, 8, basis=_integers(200, 32), basis_scale=scale)

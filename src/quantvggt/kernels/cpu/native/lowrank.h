@@ -70,7 +70,7 @@ struct LowRank {
     // Of the words that `take_out` needs.
     int64_t scratch_words() const { return rank ? ROWS * (along.steps > back.steps ? along.steps : back.steps) : 0; }
 
-    // From x, up to ROWS rows `stride` apart, a multiple of COLS, of which the first is `row0`; then x is multiplied by
+    // From x, up to ROWS rows `stride` apart, with room for a multiple of COLS numbers, of which the first is `row0`; then x is multiplied by
     // `signs` if there are any. Writes the rows' z and its scale.
     void take_out(float *x, int64_t stride, const float *signs, int64_t row0, int64_t height, int32_t *a) const {
         [[maybe_unused]] typename Isa::Task task_state;

@@ -223,7 +223,8 @@ struct Rotation {
 
     template <class T>
     void rows(int64_t task) const {
-        const int64_t d = args.d, padded = up(d, SUMS), first = task * task_rows, end = min(first + task_rows, args.rows);
+        const int64_t d = args.d, first = task * task_rows, end = min(first + task_rows, args.rows);
+        const int64_t padded = up(d, SUMS) + 16;  // a line more, or a tile's rows would share few places in the L1 cache
         auto *x = static_cast<float *>(scratch(4 * ((together + 2) * padded + low_rank.scratch_words())));
         float *other = x + together * padded, *signs = other + padded;
         auto *words = reinterpret_cast<int32_t *>(signs + padded);
