@@ -57,8 +57,9 @@ def plan_of(
                     f"--{name}: {what} of chunks isn't there; leave it out, or use fewer frames (--frames)"
                 )
     rate = rate_of(outline, torch.device(device))
-    found = estimate(outline, count, size, chunking, rate, frames.reading)
-    expected = f", {found} expected" if found else ""
+    found = estimate(outline, count, size, chunking, rate.per_second, frames.reading)
+    guess = "" if rate.timed else " (the time is a guess until such a model has run here)"
+    expected = f", {found} expected{guess}" if found else ""
     if chunking is None:
         tell(f"{count} frames of {size[1]}x{size[0]} at once{expected}")
     else:

@@ -188,6 +188,7 @@ def request_of(args: argparse.Namespace) -> Request:
     if args.refine:
         require_pycolmap()
     asked = outline(args.model, dtype_of(args), device_of(args))
+    asked.attention = args.attention
     if cameras is not None:
         asked.require_takes(cameras.gives)
     return Request(formats, options, known, cameras, asked)
@@ -199,6 +200,7 @@ def reconstruct(
     """One scene; load: gives the model that `args` name; tell: is told what people want to know."""
     from quantvggt import api
     from quantvggt.reconstruction.export import export
+    from quantvggt.reconstruction.long.rate import remember_rate
     from quantvggt.reconstruction.refine import refine
     from quantvggt.scenes.open import open_frames
     from quantvggt.viewer.page import write_page
@@ -226,6 +228,8 @@ def reconstruct(
         scene = api.reconstruct(model, clip, args.points, model_name=args.model, intrinsics=known, cameras=cameras)
         left_out = [name for name in clip.names if name not in scene.names]
     seconds = time.perf_counter() - start
+    if clip is not None:
+        remember_rate(model, len(clip.names), frames.size, seconds)
     refined = None
     if args.refine:
         refinement = refine(scene)

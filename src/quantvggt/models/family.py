@@ -152,11 +152,12 @@ class Model(nn.Module, ABC):
     # Costs
 
     def working_bytes(self, frames: int, height: int, width: int) -> int | None:
-        """The most memory that so many frames take at once beside weights, images and answers; None: unknown."""
+        """The most memory that so many frames need at once beside weights, images and answers, not counting what an
+        allocator holds beyond that; None: unknown."""
         return None
 
     def operations(self, frames: int, height: int, width: int) -> float | None:
-        """Multiplications and additions of a run on so many frames; None: unknown."""
+        """Multiplications and additions of a run on so many frames with this `attention`; None: unknown."""
         return None
 
     # Blocks

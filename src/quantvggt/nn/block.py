@@ -72,9 +72,14 @@ class SwiGlu(FeedForward):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden = (int(4 * dim * 2 / 3) + 7) // 8 * 8  # as many parameters as an Mlp, a multiple of 8
+        hidden = self.hidden(dim)
         self.w12 = nn.Linear(dim, 2 * hidden)
         self.w3 = nn.Linear(hidden, dim)
+
+    @staticmethod
+    def hidden(dim: int) -> int:
+        """The width of each half: as many parameters as an Mlp, a multiple of 8."""
+        return (int(4 * dim * 2 / 3) + 7) // 8 * 8
 
     def _chunk(self, x: Tensor, norm: nn.LayerNorm | None, gain: LayerScale | None, residual: Tensor | None) -> Tensor:
         gate, value = linear_steps(self.w12, x, norm).chunk(2, dim=-1)

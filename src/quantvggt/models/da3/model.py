@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quantvggt.core.errors import InputError
 from quantvggt.models.answers import Answers
-from quantvggt.models.da3 import parts
+from quantvggt.models.da3 import cost, parts
 from quantvggt.models.da3.backbone import Backbone, Views
 from quantvggt.models.da3.cameras import CameraDecoder, CameraEncoder, as_trained, decode
 from quantvggt.models.da3.config import DA3Config
@@ -89,6 +89,13 @@ class DA3(Model):
     def reference_view(self, strategy: str) -> None:
         find_strategy(strategy)
         self.backbone.pretrained.strategy = strategy
+
+    def working_bytes(self, frames: int, height: int, width: int) -> int | None:
+        products = (self.products or self.dtype).itemsize
+        return cost.working_bytes(self.config, frames, height, width, self.dtype.itemsize, products)
+
+    def operations(self, frames: int, height: int, width: int) -> float | None:
+        return cost.operations(self.config, frames, height, width, self.attention)
 
     @property
     def trunk(self) -> Part:

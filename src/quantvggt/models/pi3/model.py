@@ -18,6 +18,7 @@ from quantvggt.models.dino import IMAGENET_MEAN, IMAGENET_STD, DinoV2
 from quantvggt.models.dpt import frames_per_chunk
 from quantvggt.models.family import Model, Part, as_sequence
 from quantvggt.models.given import Given
+from quantvggt.models.pi3 import cost
 from quantvggt.models.pi3.camera import CameraHead, lens, nearest_rotation
 from quantvggt.models.pi3.conditions import NOTHING, Conditions, PoseBlock
 from quantvggt.models.pi3.config import Pi3Config, Pi3XConfig
@@ -72,7 +73,7 @@ class Pi3(Model):
         width, patch = self.config.point_out, self.config.patch_size
         return LinearHead(width, patch, 3), LinearHead(width, patch, 1)
 
-    # The contract's sizes and blocks
+    # The contract's sizes, costs and blocks
 
     @property
     def image_size(self) -> int:
@@ -85,6 +86,13 @@ class Pi3(Model):
     @property
     def dtype(self) -> torch.dtype:
         return self.register_token.dtype
+
+    def working_bytes(self, frames: int, height: int, width: int) -> int | None:
+        products = (self.products or self.dtype).itemsize
+        return cost.working_bytes(self.config, frames, height, width, self.dtype.itemsize, products)
+
+    def operations(self, frames: int, height: int, width: int) -> float | None:
+        return cost.operations(self.config, frames, height, width, self.attention)
 
     @property
     def trunk(self) -> Trunk:

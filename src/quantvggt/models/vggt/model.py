@@ -87,7 +87,7 @@ class VGGT(Model):
         return cost.working_bytes(self.config, frames, height, width, self.dtype.itemsize, products)
 
     def operations(self, frames: int, height: int, width: int) -> float | None:
-        return cost.operations(self.config, frames, height, width)
+        return cost.operations(self.config, frames, height, width, self.attention)
 
     @property
     def trunk(self) -> Part:

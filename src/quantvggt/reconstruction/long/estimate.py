@@ -7,6 +7,7 @@ import torch
 from quantvggt.core.errors import InputError
 from quantvggt.core.memory import available_bytes, resident_bytes
 from quantvggt.models import Model
+from quantvggt.reconstruction.long.loops import KEYS_PER_CHUNK
 from quantvggt.reconstruction.long.run import SMALLEST, Chunking, overlap_for
 from quantvggt.reconstruction.long.windows import how_many
 
@@ -14,6 +15,9 @@ BYTES_PER_PIXEL = 110
 """Of each frame beside the model: its picture, what the heads say of it, and the same as a Scene's arrays."""
 KEPT_FREE = 0.1  # of what there is: an estimate isn't exact
 SCRATCH = 30_000_000  # bytes that libraries take when they first run
+MOST_PIECES = 300_000_000
+"""Bytes that C's allocator was seen to hold at most beyond what a model needs: freed pieces of up to 32 MB stay in case
+they are wanted again. Of less than twice that need it was half at most."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,22 @@ def estimate(
     """Of `count` frames of that height and width, in one go or in chunks; None if the model's family can't tell.
 
     outline: the model, its numbers need not be there; rate: operations a second, see `rate_of`; reading: bytes that
-    reading the frames takes.
+    reading the frames takes. Chunks around places that the frames come back to aren't counted: nobody knows them yet.
     """
     at_once = count if chunking is None else min(count, chunking.size)
     working, operations = outline.working_bytes(at_once, *size), outline.operations(at_once, *size)
     if working is None or operations is None:
         return None
     weights = sum(value.nbytes for value in outline.state_dict().values())
-    runs = 1
     if chunking is not None and count > chunking.size:
         runs = how_many(count, chunking.size, chunking.overlap) + chunking.loops
-    held = SCRATCH + BYTES_PER_PIXEL * size[0] * size[1] * at_once
-    return Estimate(weights + working + held + reading, runs * operations / rate)
+        operations *= runs
+        if chunking.loops:
+            alone = outline.operations(1, *size)
+            assert alone is not None
+            operations += (runs - 1) * KEYS_PER_CHUNK * alone
+    held = SCRATCH + BYTES_PER_PIXEL * size[0] * size[1] * at_once + min(working // 2, MOST_PIECES)
+    return Estimate(weights + working + held + reading, operations / rate)
 
 
 def largest_chunk(outline: Model, count: int, size: tuple[int, int], memory: int) -> int:

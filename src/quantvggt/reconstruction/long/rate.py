@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,17 +17,24 @@ GUESSED_SHARE = 0.3  # of what a bare product reaches, where no run has been tim
 _SIDE = 1024
 
 
-def rate_of(outline: Model, device: torch.device) -> float:
+class Rate(NamedTuple):
+    """timed: is it that of a run, or guessed?"""
+
+    per_second: float
+    timed: bool
+
+
+def rate_of(outline: Model, device: torch.device) -> Rate:
     """Operations a second: as the last run of such a model on this machine had them, else guessed from a product."""
     kept = _kept().get(_kind(outline, device))
     if isinstance(kept, float) and kept > 0:
-        return kept
+        return Rate(kept, True)
     dtype = outline.products or outline.dtype
     a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
     a @ b
     start = time.perf_counter()
     (a @ b).sum().item()
-    return GUESSED_SHARE * 2 * _SIDE**3 / (time.perf_counter() - start)
+    return Rate(GUESSED_SHARE * 2 * _SIDE**3 / (time.perf_counter() - start), False)
 
 
 def remember_rate(model: Model, count: int, size: tuple[int, int], seconds: float) -> None:
@@ -53,4 +60,6 @@ def _kept() -> dict[str, Any]:
 def _kind(model: Model, device: torch.device) -> str:
     scheme = model.quantization.scheme.name if model.quantization else "float"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return f"{where} {torch.get_num_threads()} {type(model).__name__} {model.products or model.dtype} {scheme}"
+    size = sum(value.nbytes for value in model.state_dict().values())
+    what = f"{type(model).__name__} {size} {model.products or model.dtype} {scheme} {model.attention}"
+    return f"{where} {torch.get_num_threads()} {what}"
