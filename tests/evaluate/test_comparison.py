@@ -137,6 +137,25 @@ def test_what_is_measured_is_not_measured_again(
     assert len(predicted) == 3 * SCENES + 2
 
 
+def test_fast_attention_is_another_way_to_run_a_model(
+    run: Any, models: tuple[str, str], tmp_path: Path, predicted: list[str]
+) -> None:
+    exact = models[0]
+    words = (exact, *synthetic(), "-o", str(tmp_path))
+    whole = run(*words)
+    fast = run(*words, "--attention", "fast")
+    assert len(predicted) == 2 * SCENES, "scenes of the one aren't those of the other"
+    assert (whole["attention"], fast["attention"]) == ("exact", "fast")
+    assert fast["depth_absrel"] != whole["depth_absrel"]
+    assert rows(run(*words)) == rows(whole)
+    assert rows(run(*words, "--attention", "fast")) == rows(fast)
+    assert len(predicted) == 2 * SCENES, "and both are kept"
+    both = run(*words, "--reference", exact, "--attention", "fast")
+    assert [row["attention"] for row in both["rows"]] == ["exact", "fast"]
+    assert both["rows"][0]["drift_depth"] == 0 < both["rows"][1]["drift_depth"]
+    assert "exact, fast attention" in (tmp_path / "report.html").read_text()
+
+
 def test_workers_give_the_same_rows(run: Any, models: tuple[str, str], tmp_path: Path) -> None:
     exact, small = models
     words = (small, *synthetic(), "--reference", exact, "--threads", "1")
@@ -236,6 +255,7 @@ def test_models_are_made_from_a_float_one_once(run: Any, models: tuple[str, str]
         (["{small}", "--methods", "rtn", "-o", "x"], "quantizes one float MODEL"),
         (["{exact}", "--methods", "rtn"], "needs --output"),
         (["{exact}", "/nothing"], "no checkpoint at /nothing"),
+        (["--study", "--attention", "fast"], "the study is of exact attention"),
     ],
 )
 def test_mistakes_are_one_line(run: Any, models: tuple[str, str], words: list[str], said: str) -> None:

@@ -26,7 +26,7 @@ from quantvggt.evaluate.protocols.contract import Protocol
 from quantvggt.evaluate.protocols.published import default_protocol, find_protocol
 from quantvggt.evaluate.rows import rows_of
 from quantvggt.evaluate.run import Row
-from quantvggt.report.comparison import columns_of, shown
+from quantvggt.report.comparison import columns_of, shown, told_of
 from quantvggt.report.comparison_page import comparison_page
 from quantvggt.scenes.datasets import Dataset, Draw, Every, First, RandomFrames, open_dataset
 
@@ -81,15 +81,13 @@ def entrants_of(args: argparse.Namespace, models: list[str]) -> tuple[tuple[Entr
     """The models, the reference first, and its label. Raises InputError if one isn't there or there is none."""
     if not models:
         raise InputError("name a MODEL to measure, or pass --study without one")
-    entrants = [Entrant.of(model, dtype_of(args), args.device) for model in dict.fromkeys(models)]
+    entrants = [Entrant.of(model, dtype_of(args), args.device, args.attention) for model in dict.fromkeys(models)]
     reference = None
     if args.reference:
         reference = Entrant.of(args.reference, torch.float32, args.device)
         if reference.quantization is not None:
             raise InputError(f"the reference {args.reference} is quantized; name the float model")
-        same = [
-            e for e in entrants if (e.digest, e.dtype) in ((reference.digest, torch.float32), (reference.digest, None))
-        ]
+        same = [e for e in entrants if e.way in (reference.way, (reference.digest, "None", "exact"))]
         entrants = [reference, *(e for e in entrants if e not in same)]
     elif any(entrant.quantization for entrant in entrants):
         say("without --reference FLOAT_MODEL drift can't be measured; its columns are empty")
@@ -181,7 +179,7 @@ def _tell(rows: list[Row], own: list[Row], args: argparse.Namespace, table: Pape
 
 
 def _name(row: Row) -> str:
-    return re.sub(r".*/(?=[^/]+/?$)", "", row["model"])
+    return re.sub(r".*/(?=[^/]+/?$)", "", row["model"]) + told_of(row)
 
 
 def _about(protocol: Protocol, dataset: Dataset, table: PaperTable | None) -> dict[str, Any]:

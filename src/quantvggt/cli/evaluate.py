@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from quantvggt.cli.common import MODEL_HELP, add_device_options, add_place_options, say
+from quantvggt.cli.common import MODEL_HELP, add_attention_option, add_device_options, add_place_options, say
 
 FILTERS = ("parts", "methods", "schemes", "forms")
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-overlap", action="store_true", help="judge a model also on frames that it was calibrated on"
     )
     add_place_options(parser)
+    add_attention_option(parser)
     add_device_options(parser)
     making = parser.add_argument_group("models to compare, made from one float MODEL and kept in --output")
     making.add_argument("--calibration", default="synthetic", metavar="SOURCE", help="as of quantize (%(default)s)")
@@ -54,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt.core.errors import InputError
 
+    if args.study and args.attention != "exact":
+        raise InputError(f"--attention {args.attention}: the study is of exact attention; leave it out")
     if args.study and not args.model:
         return _run_study(args)
     if args.study:

@@ -41,7 +41,7 @@ Numbers = dict[str, Any]
 @dataclass(frozen=True)
 class Entrant:
     """A model that is compared. name: as the user has it; label: the same, unless two would be alike; dtype, device: as
-    `api.load` takes them, device also "auto"."""
+    `api.load` takes them, device also "auto"; attention: as `Model.attention` takes it."""
 
     name: str
     label: str
@@ -52,22 +52,30 @@ class Entrant:
     image_size: int
     preprocessing: str
     quantization: Quantization | None
+    attention: str
 
     @classmethod
-    def of(cls, name: str, dtype: Precision | None, device: str) -> "Entrant":
+    def of(cls, name: str, dtype: Precision | None, device: str, attention: str = "exact") -> "Entrant":
         """Raises InputError if there is no such model, or it lacks what evaluation needs."""
         empty = outline(name)
         require_heads(empty)
         path = os.path.abspath(os.path.expanduser(name)) if Path(name).expanduser().exists() else name
         made_for = empty.image_size, empty.preprocessing
-        return cls(name, name, path, dtype, device, content_digest(name), *made_for, empty.quantization)
+        return cls(name, name, path, dtype, device, content_digest(name), *made_for, empty.quantization, attention)
+
+    @property
+    def way(self) -> tuple[str, str, str]:
+        """What decides its answers: content, precision, attention."""
+        return self.digest, str(self.dtype), self.attention
 
     def load(self) -> Model:
         """On the machine where it is called."""
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return api.load(self.path, dtype=self.dtype, device=device)
+        model = api.load(self.path, dtype=self.dtype, device=device)
+        model.attention = self.attention
+        return model
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,12 @@ class Comparison:
 
     def stores(self, folder: Path) -> dict[str, Store]:
         """Where each entrant's scenes are kept."""
-        exact = next(((e.digest, str(e.dtype)) for e in self.entrants if e.label == self.reference), None)
+        exact = next((e.way for e in self.entrants if e.label == self.reference), None)
         protocol = repr(replace(self.protocol, about=""))
         return {
             entrant.label: Store(
-                folder / f"{entrant.digest[:16]}-{self.protocol.name}",
-                task_of([protocol, self.root, entrant.digest, str(entrant.dtype), exact], rooms=ROOMS),
+                folder / "-".join((entrant.digest[:16], self.protocol.name, *entrant.way[1:])),
+                task_of([protocol, self.root, entrant.way, exact], rooms=ROOMS),
             )
             for entrant in self.entrants
         }

@@ -44,6 +44,7 @@ def rows_of(comparison: Comparison, scenes: Scenes, categories: Mapping[str, str
                 "absent": _absent(numbers),
                 "calibration": _calibration(entrant, numbers),
                 "digest": entrant.digest,
+                "attention": entrant.attention,
             }
         )
     return rows

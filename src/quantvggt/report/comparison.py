@@ -49,6 +49,11 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def told_of(row: Row) -> str:
+    """What stands behind a model's name where two rows may be of one model."""
+    return ", fast attention" if row["attention"] == "fast" else ""
+
+
 def shown(column: Column, row: Row, base: Row | None) -> tuple[str, str, str]:
     """A number, its interval, and its difference from `base` with its interval: "-" or "" where there is none."""
     value = row.get(column.key)

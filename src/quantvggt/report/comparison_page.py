@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from quantvggt.evaluate.config import PaperTable
 from quantvggt.evaluate.protocols.contract import Protocol
 from quantvggt.evaluate.run import Row
-from quantvggt.report.comparison import columns_of, shown
+from quantvggt.report.comparison import columns_of, shown, told_of
 from quantvggt.report.plots import INK, MUTED, STYLE, method_colours, styled
 from quantvggt.report.table import Column, human_bytes
 from quantvggt.viewer.html import embed, render
@@ -59,7 +59,8 @@ def comparison_page(
 def names_of(rows: Sequence[Row]) -> list[str]:
     """Of models, without the folders that they lie in unless two would be alike."""
     short = [Path(row["model"]).name for row in rows]
-    return [name if short.count(name) == 1 else row["model"] for name, row in zip(short, rows, strict=True)]
+    names = [name if short.count(name) == 1 else row["model"] for name, row in zip(short, rows, strict=True)]
+    return [name + told_of(row) for name, row in zip(names, rows, strict=True)]
 
 
 def _intervals(rows: Sequence[Row], columns: Sequence[Column], table: PaperTable | None) -> go.Figure:
