@@ -23,7 +23,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
 from quantvggt.models import Model
 from quantvggt.reconstruction import predict
-from quantvggt.reconstruction.cameras import KnownCameras, given_of
+from quantvggt.reconstruction.cameras import KnownCameras, given_of, read_cameras
 from quantvggt.reconstruction.lens import Known, read_intrinsics
 from quantvggt.reconstruction.long import run
 from quantvggt.reconstruction.long.estimate import plan
@@ -35,6 +35,7 @@ from quantvggt.scenes.open import load_clip, open_frames
 from quantvggt.scenes.sequence import ClipFrames
 
 PathLike = str | os.PathLike[str]
+_EITHER = "give either intrinsics or cameras, which hold intrinsics too"
 
 
 def load(name_or_path: PathLike, dtype: Precision | None = None, device: str | torch.device = "cpu") -> Model:
@@ -147,7 +148,7 @@ def reconstruct(
     model's family makes use of them (`Model.takes`).
     """
     if cameras is not None and intrinsics is not None:
-        raise InputError("give either intrinsics or cameras, which hold intrinsics too")
+        raise InputError(_EITHER)
     known = read_intrinsics(intrinsics) if isinstance(intrinsics, str) else intrinsics
     clip = source
     if not isinstance(clip, Clip):
@@ -173,6 +174,7 @@ def reconstruct_long(
     skip_unreadable: bool = False,
     intrinsics: Known | str | None = None,
     progress: bool = True,
+    cameras: KnownCameras | PathLike | None = None,
 ) -> Scene:
     """Any number of frames, in overlapping chunks of what memory allows; all at once if they fit (docs/long.md).
 
@@ -181,11 +183,14 @@ def reconstruct_long(
     most so many frames at once; overlap: of them shared with the chunk before, a third by default. loops: look for
     places that the frames come back to. The rest is as in `reconstruct`; see `reconstruction.long.run` for the errors.
     """
+    if cameras is not None and intrinsics is not None:
+        raise InputError(_EITHER)
     known = read_intrinsics(intrinsics) if isinstance(intrinsics, str) else intrinsics
+    given = cameras if isinstance(cameras, KnownCameras) or cameras is None else read_cameras(cameras)
     choice = (frames, rate, mode or model.preprocessing, model.image_size, every, skip_unreadable)
     sequence = ClipFrames(source) if isinstance(source, Clip) else open_frames(source, *choice)
     taken = sequence.reading - sum(value.nbytes for value in model.state_dict().values())
     chunking = plan(model, sequence.count, sequence.size, max_memory, chunk, overlap, loops, model.device, taken)
     if chunking is None:
-        return reconstruct(model, sequence.load(), points, model_name=model_name, intrinsics=known)
-    return run.reconstruct_long(model, sequence, work, chunking, points, model_name, known, progress)
+        return reconstruct(model, sequence.load(), points, model_name=model_name, intrinsics=known, cameras=given)
+    return run.reconstruct_long(model, sequence, work, chunking, points, model_name, known, progress, given)

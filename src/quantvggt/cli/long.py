@@ -11,6 +11,7 @@ from quantvggt.core.errors import InputError
 
 if TYPE_CHECKING:
     from quantvggt.models import Model
+    from quantvggt.reconstruction.cameras import KnownCameras
     from quantvggt.reconstruction.export import ExportOptions
     from quantvggt.reconstruction.lens import Known
     from quantvggt.reconstruction.long.estimate import Estimate
@@ -48,14 +49,10 @@ def plan_of(
 
     count, size = frames.count, frames.size
     most = None if args.max_memory is None else parse_bytes("--max-memory", args.max_memory)
-    device, wanted = device_of(args), (most, args.chunk, args.overlap, not args.no_loops)
+    device, wanted = device_of(args), (most, args.chunk, args.overlap, not (args.no_loops or args.cameras))
     chunking = plan(outline, count, size, *wanted, device, frames.reading)
-    if chunking is not None:
-        for name, what in (("refine", "bundle adjustment"), ("cameras", "known cameras")):
-            if getattr(args, name, None):
-                raise InputError(
-                    f"--{name}: {what} of chunks isn't there; leave it out, or use fewer frames (--frames)"
-                )
+    if chunking is not None and args.refine:
+        raise InputError("--refine needs all frames at once; leave it out, or use fewer frames (--frames)")
     rate = rate_of(outline, torch.device(device))
     found = estimate(outline, count, size, chunking, rate.per_second, frames.reading)
     guess = "" if rate.timed else " (the time is a guess until such a model has run here)"
@@ -81,6 +78,7 @@ def run_chunks(
     frames: "Frames",
     chunking: "Chunking",
     known: "Known | None",
+    cameras: "KnownCameras | None",
     tell: Callable[[str], None],
 ) -> "Scene":
     """The scene; its arrays lie in `work_folder`, from where the same command goes on after an interruption."""
@@ -88,7 +86,7 @@ def run_chunks(
 
     work = work_folder(Path(args.output).expanduser())
     tell(f"finished chunks are kept in {work}: the same command goes on from there")
-    return reconstruct_long(model, frames, work, chunking, args.points, args.model, known)
+    return reconstruct_long(model, frames, work, chunking, args.points, args.model, known, cameras=cameras)
 
 
 def points(scene: "Scene", options: "ExportOptions", chunking: "Chunking | None") -> "PointCloud":

@@ -110,7 +110,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "transforms.json, or a folder with COLMAP's cameras.txt and images.txt",
     )
     parser.add_argument(
-        "--refine", action="store_true", help="bundle adjustment of the cameras (pip install 'quantvggt[refine]')"
+        "--refine",
+        action="store_true",
+        help="bundle adjustment of the cameras, of frames that run at once (pip install 'quantvggt[refine]')",
     )
     parser.add_argument(
         "--size",
@@ -213,6 +215,8 @@ def reconstruct(
     frames = open_frames(source, args.frames, args.rate, mode, asked.image_size, args.every, args.skip_unreadable)
     chunking, expected = plan_of(args, asked, frames, tell)
     clip = frames.load() if chunking is None else None
+    if cameras is not None:
+        cameras.require(frames.names)
     for given in (known, cameras):
         if given is not None and clip is not None:
             given.of(clip)
@@ -222,7 +226,7 @@ def reconstruct(
     start = time.perf_counter()
     if clip is None:
         assert chunking is not None
-        scene = run_chunks(args, model, frames, chunking, known, tell)
+        scene = run_chunks(args, model, frames, chunking, known, cameras, tell)
         left_out = scene.provenance["chunking"]["left_out"]
     else:
         scene = api.reconstruct(model, clip, args.points, model_name=args.model, intrinsics=known, cameras=cameras)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -44,6 +44,7 @@ class KnownCameras:
     def __init__(self, by_name: Mapping[str, Camera], where: str) -> None:
         """Raises InputError if there is none, or one is impossible."""
         self.where = where
+        self._by_name = dict(by_name)
         if not by_name:
             raise InputError(f"no camera in {where}; {FORMS}")
         for name, camera in by_name.items():
@@ -55,6 +56,17 @@ class KnownCameras:
         for name, camera in by_name.items():
             for key in _keys(name):
                 self._found.setdefault(key, []).append(camera)
+
+    @property
+    def key(self) -> list[Any]:
+        """JSON-able; the same for the same cameras."""
+        found = sorted(self._by_name.items())
+        return [[name, camera.extrinsics.tolist(), camera.lens.tolist(), camera.size] for name, camera in found]
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raises InputError naming the first frame that has none."""
+        for name in names:
+            self._find(name)
 
     def of(self, clip: Clip) -> Given:
         """The extrinsics and intrinsics of each frame, in the clip's pixels.
@@ -71,15 +83,19 @@ class KnownCameras:
         return Given(torch.from_numpy(poses).float(), torch.from_numpy(np.stack(lenses)).float())
 
     def _of(self, name: str, source: Mapping[str, Any]) -> Camera:
-        candidates = (self._found.get(key, ()) for key in _keys(name))
-        camera = next((found[0] for found in candidates if len(found) == 1), None)
-        if camera is None:
-            raise InputError(f"{self.where} has no camera of its own for {name}; add it, or leave the cameras out")
+        camera = self._find(name)
         if camera.size != (source["width"], source["height"]):
             raise InputError(
                 f"{self.where} has a camera of {camera.size[0]}x{camera.size[1]} pixels for {name}, which has "
                 f"{source['width']}x{source['height']}; give cameras of these pictures"
             )
+        return camera
+
+    def _find(self, name: str) -> Camera:
+        candidates = (self._found.get(key, ()) for key in _keys(name))
+        camera = next((found[0] for found in candidates if len(found) == 1), None)
+        if camera is None:
+            raise InputError(f"{self.where} has no camera of its own for {name}; add it, or leave the cameras out")
         return camera
 
 

@@ -53,7 +53,8 @@ class Frames(ABC):
     """A sequence of frames of one size.
 
     count: at most so many will come, damaged ones may be missing; size: (height, width); reading: bytes that reading
-    them takes, about; source: as a clip's, without its frames; key: JSON-able, the same for the same frames.
+    them takes, about; source: as a clip's, without its frames; key: JSON-able, the same for the same frames; names: of
+    all that will come, as far as they are known now.
     """
 
     count: int
@@ -61,6 +62,7 @@ class Frames(ABC):
     reading: int
     source: dict[str, Any]
     key: Any
+    names: Sequence[str] = ()
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
@@ -85,14 +87,15 @@ class PhotoFrames(Frames):
     def __init__(self, paths: Sequence[Path], mode: str, size: int, skip_unreadable: bool = False) -> None:
         self._paths, self._skip = list(paths), skip_unreadable
         self._names = image_names(self._paths)
-        shapes, pixels = list[tuple[int, int]](), 0
+        shapes, pixels, self.names = list[tuple[int, int]](), 0, list[str]()
         with quiet_pillow():
-            for path in self._paths:
+            for path, name in zip(self._paths, self._names, strict=True):
                 try:
                     original = upright_size(path)
                     width, height = MODES[mode].plan(*original, size).window
                     shapes.append((height, width))
                     pixels = max(pixels, original[0] * original[1])
+                    self.names.append(name)
                 except InputError:
                     if not skip_unreadable:
                         raise
@@ -196,7 +199,7 @@ class ClipFrames(Frames):
 
     def __init__(self, clip: Clip) -> None:
         self._clip = clip
-        self.reading = 0
+        self.reading, self.names = 0, clip.names
         self.count, self.size = len(clip.names), (clip.images.shape[2], clip.images.shape[3])
         self.source = {key: value for key, value in clip.source.items() if key != "frames"}
         self.key = [clip.source, clip.names, float(clip.images.sum(dtype=torch.float64))]

@@ -3,16 +3,18 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from quantvggt.core.errors import InputError, QuantVGGTError
+from quantvggt.core.similarity import IDENTITY
 from quantvggt.jobs.store import Store, task_of
 from quantvggt.models import Model
 from quantvggt.reconstruction import predict
+from quantvggt.reconstruction.cameras import KnownCameras
 from quantvggt.reconstruction.lens import Known
 from quantvggt.reconstruction.long.assemble import assemble, owners
 from quantvggt.reconstruction.long.chunk import NO_FEATURES, Chunk, read_chunk, write_chunk
@@ -62,15 +64,21 @@ def reconstruct_long(
     model_name: str = "VGGT",
     intrinsics: Known | None = None,
     progress: bool = True,
+    cameras: KnownCameras | None = None,
 ) -> Scene:
     """The scene of a sequence, chunk by chunk; what is held in memory doesn't grow with their number.
 
     work: a folder for what is finished. The same call goes on from there after an interruption, with the same result;
-    the Scene's arrays lie there too, so delete it when you are done with them. The rest is as in `predict.reconstruct`.
+    the Scene's arrays lie there too, so delete it when you are done with them. cameras: known ones, which the model is
+    told; all chunks are then in their world, and nothing is joined. The rest is as in `predict.reconstruct`.
     Raises InputError as it does, or if the folder can't be written; QuantVGGTError if chunks can't be joined.
     """
     predict.check_request(model, points)
-    return _Run(model, frames, Path(work), chunking, points, model_name, intrinsics, progress).scene()
+    if cameras is not None:
+        model.require_takes(cameras.gives)
+        cameras.require(frames.names)
+        chunking = replace(chunking, loops=False)
+    return _Run(model, frames, Path(work), chunking, points, model_name, intrinsics, progress, cameras).scene()
 
 
 class _Run:
@@ -84,12 +92,14 @@ class _Run:
         model_name: str,
         intrinsics: Known | None,
         progress: bool,
+        cameras: KnownCameras | None,
     ) -> None:
         self.model, self.frames, self.chunking = model, frames, chunking
         self.points, self.model_name, self.intrinsics = points, model_name, intrinsics
-        self.work, self.progress = work, progress
+        self.work, self.progress, self.cameras = work, progress, cameras
         inputs: dict[str, Any] = {"frames": frames.key, "chunking": asdict(chunking), "points": points}
         inputs["known"] = None if intrinsics is None else intrinsics.key
+        inputs["cameras"] = None if cameras is None else cameras.key
         inputs["precision"] = [str(model.products), model.attention]
         self.store = Store(work, task_of(inputs, model.state_dict().items(), ROOMS))
 
@@ -102,7 +112,7 @@ class _Run:
             accepted = 0
             if self.chunking.loops and count > 1:
                 edges, accepted = self._loops(owned, edges, described, count, bar)
-        worlds = solve(edges, count + accepted)
+        worlds = solve(edges, count + accepted) if self.cameras is None else [IDENTITY] * count
         about = {**asdict(self.chunking), "chunks": count, "loops": accepted, "left_out": left_out}
         return assemble(self._each(count), owned, worlds, self.work / "scene", {"chunking": about})
 
@@ -123,8 +133,9 @@ class _Run:
     def _predicted(self, clip: Clip, places: list[int], described: bool) -> Chunk:
         """described: with features of key frames."""
         lenses = None if self.intrinsics is None else self.intrinsics.of(clip)
+        told = () if self.cameras is None else (self.cameras.of(clip),)
         start = time.perf_counter()
-        scene = predict.reconstruct(self.model, clip, self.points, self.model_name, lenses)
+        scene = predict.reconstruct(self.model, clip, self.points, self.model_name, lenses, *told)
         remember_rate(self.model, len(clip.names), scene.size, time.perf_counter() - start)
         kept = [places[clip.names.index(name)] for name in scene.names]
         keys = key_places(len(clip.names)) if described and self.chunking.loops else []
@@ -135,12 +146,12 @@ class _Run:
     def _neighbours(
         self, count: int
     ) -> tuple[dict[int, list[int]], list[Edge], list[tuple[list[int], Any]], list[str]]:
-        """What each chunk contributes, the motions along the chain, key frames and their features, and the names of
-        frames that no chunk could say anything of."""
+        """What each chunk contributes, the motions along the chain (none where cameras are known), key frames and their
+        features, and the names of frames that no chunk could say anything of."""
         edges, places, described = list[Edge](), list[list[int]](), list[tuple[list[int], Any]]()
         before, names, left_out = None, set[str](), list[str]()
         for number, chunk in enumerate(self._each(count)):
-            if before is not None:
+            if before is not None and self.cameras is None:
                 edges.append(edge_between(before, chunk, (number - 1, number)))
             places.append(chunk.frames)
             described.append((chunk.keys, chunk.features))
