@@ -12,7 +12,7 @@ from quantvggt.core.memory import peak_memory
 from quantvggt.models import VGGT
 from quantvggt.reconstruction import predict
 from quantvggt.reconstruction.long import estimate as module
-from quantvggt.reconstruction.long.estimate import BYTES_PER_PIXEL, SCRATCH, estimate, largest_chunk, plan
+from quantvggt.reconstruction.long.estimate import BYTES_PER_PIXEL, SCRATCH, Estimate, estimate, largest_chunk, plan
 from quantvggt.reconstruction.long.rate import rate_of, remember_rate
 from quantvggt.reconstruction.long.run import Chunking
 from quantvggt.scenes.synthetic import make_path
@@ -95,3 +95,10 @@ def test_the_rate_of_the_last_run_is_remembered(tmp_path: Path, monkeypatch: pyt
     guessed = rate_of(model, cpu)
     assert guessed.per_second > 0
     assert not guessed.timed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, "1 s"), (8.2, "8 s"), (59.4, "59 s"), (90, "1.5 min"), (3600, "60 min")]
+)
+def test_times_are_told_as_people_say_them(seconds: float, told: str) -> None:
+    assert str(Estimate(1_250_000_000, seconds)) == f"about 1.2 GB and {told}"

@@ -29,7 +29,8 @@ class Estimate:
 
     def __str__(self) -> str:
         minutes = self.seconds / 60
-        spent = f"{minutes:.0f} min" if minutes >= 10 else f"{minutes:.1f} min" if minutes >= 0.1 else "a few seconds"
+        spent = f"{minutes:.0f} min" if minutes >= 10 else f"{minutes:.1f} min"
+        spent = spent if minutes >= 1 else f"{max(1, round(self.seconds))} s"
         return f"about {self.bytes / 1e9:.1f} GB and {spent}"
 
 
