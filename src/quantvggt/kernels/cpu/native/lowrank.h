@@ -70,8 +70,8 @@ struct LowRank {
     // Of the words that `take_out` needs.
     int64_t scratch_words() const { return rank ? ROWS * (along.steps > back.steps ? along.steps : back.steps) : 0; }
 
-    // From x, up to ROWS rows `stride` apart, with room for a multiple of COLS numbers, of which the first is `row0`; then x is multiplied by
-    // `signs` if there are any. Writes the rows' z and its scale.
+    // Out of up to ROWS rows of x, the first of which is `row0`: `stride` apart, with room for a multiple of COLS numbers.
+    // Then x is multiplied by `signs` if there are any. Writes the rows' z and its scale.
     void take_out(float *x, int64_t stride, const float *signs, int64_t row0, int64_t height, int32_t *a) const {
         [[maybe_unused]] typename Isa::Task task_state;
         alignas(64) int32_t acc[ROWS * COLS];
