@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from quantvggt.calibrate.pipeline import quantize
 from quantvggt.checkpoint.load import load
 from quantvggt.checkpoint.save import save
 from quantvggt.core.errors import InputError
 from quantvggt.models import VGGT, VGGTConfig
+from tiny import tiny_clip, tiny_model
 
 
 def refuse(name, words: str) -> str:
@@ -147,6 +149,36 @@ def test_a_range_must_have_the_shape_that_the_record_says(quantized, tmp_path) -
 
         edit_config(folder, change)
         refuse(folder, words)
+
+
+def with_a_branch(tmp_path):
+    """A checkpoint whose layers have low-rank branches, and a record and the tensors of one of them to spoil."""
+    return save(quantize(tiny_model(), "w4a4", "best", [tiny_clip("a", 2)], progress=False), tmp_path / "small")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop("branch_scale"), "a low-rank branch has input_basis, .*branch_scale"),
+        (lambda tensors: tensors.pop("input_basis"), "a low-rank branch has input_basis, .*branch_scale"),
+        (lambda tensors: tensors.update(input_basis=[64, 8], branch_weight=[192, 8]), "one of the ranks"),
+        (lambda tensors: tensors.update(branch_weight=[192, 32]), "branch_weight has shape"),
+        (lambda tensors: tensors.update(input_basis=[10**9, 10**9]), "input_basis has shape"),
+    ],
+)
+def test_a_branch_that_is_not_whole(tmp_path, change, words) -> None:
+    folder = with_a_branch(tmp_path)
+    edit_config(folder, lambda values: change(values["sites"][SITE]["tensors"]))
+    refuse(folder, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("branch_scale", -1.0), ("branch_scale", torch.nan), ("input_basis_scale", 0.0)]
+)
+def test_impossible_values_of_a_branch(tmp_path, name, value) -> None:
+    folder = with_a_branch(tmp_path)
+    edit_tensors(folder, lambda tensors: tensors[f"{SITE}.{name}"].fill_(value))
+    refuse(folder, f"{SITE}.{name}|{name}")
 
 
 def test_weight_shape_must_agree_with_the_config(folder) -> None:
