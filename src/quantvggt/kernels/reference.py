@@ -52,11 +52,14 @@ def project(x: Tensor, basis: Tensor, basis_scale: Tensor) -> tuple[Tensor, Tens
 
 
 def _in_8_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Float rows [M, K] as (int8 [M, K], scale [M, 1]): absmax / 127, or 1 where that isn't above zero."""
+    """Float rows [M, K] as (int8 [M, K], scale [M, 1]): absmax / 127, or 1 where that isn't above zero.
+
+    By products with 1 / scale, which are quicker than quotients; or 0, where a scale is so small that this isn't exact.
+    """
     scale = rows.abs().amax(-1, keepdim=True) / 127
     scale = torch.where(scale > 0, scale, 1.0)
-    # Where the scale is subnormal, its few bits may leave more than 127.
-    return (rows / scale).round_().clamp_(-127, 127).to(torch.int8), scale
+    inverse = torch.where(scale < 1e-30, 0.0, 1 / scale)
+    return (rows * inverse).round_().to(torch.int8), scale
 
 
 def int_linear(step: IntLinear) -> Tensor:

@@ -10,14 +10,15 @@
 
 namespace {
 
-// Integers of the row's `count` numbers in steps of `scale`, from bottom to top, which are integers.
-inline void round_row(const float *x, int64_t count, float scale, float bottom, float top, int8_t *__restrict q) {
+// Integers of what `steps` makes of each of the row's `count` numbers, from bottom to top, which are integers.
+template <class Steps>
+inline void round_row(const float *x, int64_t count, Steps steps, float bottom, float top, int8_t *__restrict q) {
     // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits; and as integers the bits are in
     // the numbers' order.
     constexpr float MIDDLE = 0x1.8p23f;
     const int32_t least = int32_t(as_bits(bottom + MIDDLE)), most = int32_t(as_bits(top + MIDDLE));
     for (int64_t i = 0; i < count; i++) {
-        int32_t bits = int32_t(as_bits(x[i] / scale + MIDDLE));
+        int32_t bits = int32_t(as_bits(steps(x[i]) + MIDDLE));
         bits = bits > least ? bits : least;
         bits = bits < most ? bits : most;
         q[i] = int8_t(bits);
@@ -33,7 +34,8 @@ inline float round_to_8_bits(const float *x, int64_t count, int8_t *q) {
     }
     float scale = as_float(uint32_t(top)) / 127;
     if (!(scale > 0)) scale = 1;
-    round_row(x, count, scale, -127, 127, q);
+    const float inverse = scale < 1e-30f ? 0 : 1 / scale;
+    round_row(x, count, [=](float v) { return v * inverse; }, -127, 127, q);
     return scale;
 }
 

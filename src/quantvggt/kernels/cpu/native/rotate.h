@@ -199,7 +199,7 @@ void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
         if (h != h || l != l || !(scale > 0)) scale = 1;
     }
     args.scale[args.rank ? 2 * row : row] = scale;
-    round_row(x, d, scale, bottom, top, args.q + row * (d + args.rank));
+    round_row(x, d, [=](float v) { return v / scale; }, bottom, top, args.q + row * (d + args.rank));
 }
 
 template <class Isa>
