@@ -24,11 +24,13 @@ class FakeQuantized(nn.Module):
         super().__init__()
         self.layer = layer
         self.weight = layer.integer_weight().double() * layer.weight_scale.double()
+        if layer.branch is not None:
+            beside = layer.branch.weight.double() * layer.branch.scale.double()
+            self.weight = torch.cat((self.weight, beside), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         self.layer.frame_tokens = self.frame_tokens
-        q, scale = self.layer.quantize_input(x)
-        y = (q.double() * scale.double()) @ self.weight.t()
+        y = self.layer.rounded_input(x).double() @ self.weight.t()
         return (y if self.layer.bias is None else y + self.layer.bias.double()).to(x.dtype)
 
 
