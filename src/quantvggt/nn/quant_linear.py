@@ -76,7 +76,7 @@ class QuantLinear(QuantWeight):
         """Quantize `linear` after `transform`.
 
         `weight_clip` [N, 2] and `input_clip` [2] hold factors in (0, 1] on the maximum and the minimum of
-        each weight row or activation range; `input_range` [R, 2] is for static schemes. `rounded` = (int8 [N, K],
+        each weight row or activation range; `input_range` [P, 2] is for static schemes. `rounded` = (int8 [N, K],
         scale [N, 1]) is W'' already rounded by somebody who knows better than nearest. `branch`: what goes beside it.
         The arithmetic is float32 whatever the weight's dtype.
         Raises InputError if an argument has the wrong shape or values that can't be meant.
