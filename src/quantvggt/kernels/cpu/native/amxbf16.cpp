@@ -1,12 +1,14 @@
 // AMX: 16 x 16 sums of 32 bfloat16 products each in one instruction.
 #include "amx.h"
+#include "bfloat512.h"
+
 #include "attention.h"
 
 namespace {
 
 template <int D>
 struct Tiles {
-    static constexpr int64_t KEYS = 256, ROWS = 32, WORDS = D / 2;
+    static constexpr int64_t BLOCK = 1, KEYS = 256, ROWS = 32, WORDS = D / 2;
     using Task = FullTiles;
 
     // Tiles 0 to 3 sum, 4 and 5 are queries or weights, 6 and 7 keys or values.

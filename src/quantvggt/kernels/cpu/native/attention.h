@@ -1,9 +1,17 @@
 // Softmax attention for d channels a head, after LayerNorm and rotary embedding of queries and keys, in bfloat16
-// with float32 sums. Keys and values of every head are first laid out once in pairs, as vdpbf16ps and tdpbf16ps take
-// them; then a task takes a block of queries through all keys, block by block, with a running maximum (Flash attention,
-// arXiv 2205.14135), so no score leaves the caches. Keys come in regions: a frame's own, which only its queries see, and
-// groups of tokens that those of all other frames see, each with a weight. Exact attention is one frame, without groups.
-// A path brings a struct Products<D>:
+// with float32 sums. Keys and values of every head are first laid out once, as the CPU's products take them; then a
+// task takes a block of queries through all keys, block by block, with a running maximum (Flash attention,
+// arXiv 2205.14135), so no score leaves the caches. Keys come in regions: a frame's own, which only its queries see,
+// and groups of tokens that those of all other frames see, each with a weight. Exact attention is one frame, without
+// groups.
+// What this asks of a CPU's vectors of LANES floats (vectors.h) a path includes first:
+//   all, fma, nearest    the broadcast, a b + c, the integer (half to even)
+//   larger               of a and b; no number if b is none
+//   scaled               x 2^power, of integers from -200 on; 0 where that is too small
+//   sum_of, largest_of   of a vector's floats
+//   widen, narrow        from LANES bfloat16, and to them from two vectors, half to even
+// And it brings a struct Products<D>:
+//   BLOCK         words, each two bfloat16, of a query or key that lie side by side; as many of a channel's values
 //   KEYS          of a block: its scores stay near L1
 //   ROWS          queries that share a load of keys
 //   Task          lives as long as a thread multiplies
@@ -12,8 +20,6 @@
 //                 false and no sum changed if that overflows or there is no quicker way than score and what follows
 //   add_values    out[r] += weights[r] . values
 #pragma once
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -27,38 +33,33 @@ namespace {
 constexpr int64_t QUERIES = 96;  // of a task, which share a block of keys in L2
 constexpr int64_t KEYS_PER_TASK = 64;
 constexpr float FAR = 0x1p64f;   // a sum of exponentials that isn't far from overflow
+constexpr int64_t PANEL = 16;    // keys of one
 constexpr int64_t PADDING = 32;  // of keys: two panels
-
-inline __m512 widen(const bfloat16 *x) {
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
 
 // 2^x to 8e-5 of it, where bfloat16 rounds to 2e-3; what is below 2^-126 becomes 0 or less than a float's smallest
 // number.
-inline __m512 exp2(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-200), x);
-    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(x, whole);  // in [-1/2, 1/2]
-    __m512 y = _mm512_set1_ps(0x1.c34958p-5f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.f0da64p-3f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.62f51ap-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.fff6b0p-1f));
-    return _mm512_scalef_ps(y, whole);
+inline Floats exp2(Floats x) {
+    x = larger(all(-200), x);
+    const Floats power = nearest(x), f = x - power;  // in [-1/2, 1/2]
+    Floats y = all(0x1.c34958p-5f);
+    y = fma(y, f, all(0x1.f0da64p-3f));
+    y = fma(y, f, all(0x1.62f51ap-1f));
+    y = fma(y, f, all(0x1.fff6b0p-1f));
+    return scaled(y, power);
 }
 
-// 2^(scale * score - shift) of 32 scores as bfloat16, log2(e) in the scale; their sums in 16 parts.
-inline __m512 exponentials(__m512 a, __m512 b, float scale, float shift, uint16_t *out) {
-    const __m512 factor = _mm512_set1_ps(scale), below = _mm512_set1_ps(shift);
-    a = exp2(_mm512_fmsub_ps(a, factor, below)), b = exp2(_mm512_fmsub_ps(b, factor, below));
-    const __m512bh rounded = _mm512_cvtne2ps_pbh(b, a);
-    std::memcpy(out, &rounded, sizeof rounded);
-    return _mm512_add_ps(a, b);
+// 2^(scale * score - shift) of two vectors of scores as bfloat16, log2(e) in the scale; their sums in LANES parts.
+inline Floats exponentials(Floats a, Floats b, float scale, float shift, uint16_t *out) {
+    const Floats factor = all(scale), above = all(-shift);
+    a = exp2(fma(a, factor, above)), b = exp2(fma(b, factor, above));
+    narrow(a, b, out);
+    return a + b;
 }
 
 template <int D, class Products>
 struct Attention {
-    static constexpr int64_t WORDS = D / 2, COLUMNS = D / 16, ROWS = Products::ROWS, KEYS = Products::KEYS;
+    static constexpr int64_t WORDS = D / 2, COLUMNS = D / LANES, BLOCK = Products::BLOCK;
+    static constexpr int64_t ROWS = Products::ROWS, KEYS = Products::KEYS;
 
     const AttentionArgs &args;
     int64_t frames, own;                   // of a batch's item; a frame's own keys, padded
@@ -92,7 +93,7 @@ struct Attention {
         return -1;
     }
 
-    // [panel of 16 keys][pair of channels][key], and behind it [pair of keys][channel].
+    // [panel of keys][BLOCK pairs of channels][key], and behind it [BLOCK pairs of keys][channel].
     uint32_t *key_words(int64_t head) const { return args.workspace + head * keys * 2 * WORDS; }
     uint32_t *value_words(int64_t head) const { return key_words(head) + keys * WORDS; }
 
@@ -103,44 +104,43 @@ struct Attention {
                ((batch * args.n + token) * 3 + part) * args.heads * D + head % args.heads * D;
     }
 
-    static float sum(const __m512 *x) {
-        __m512 total = x[0];
-        for (int c = 1; c < COLUMNS; c++) total = _mm512_add_ps(total, x[c]);
-        return _mm512_reduce_add_ps(total);
+    static float sum(const Floats *x) {
+        Floats total = x[0];
+        for (int c = 1; c < COLUMNS; c++) total += x[c];
+        return sum_of(total);
     }
 
     // LayerNorm and rotation of one query or key.
     void prepare(const bfloat16 *in, int64_t token, const float *weight, const float *bias, uint16_t *out) const {
-        __m512 x[COLUMNS];
-        for (int c = 0; c < COLUMNS; c++) x[c] = widen(in + 16 * c);
+        Floats x[COLUMNS];
+        for (int c = 0; c < COLUMNS; c++) x[c] = widen(in + LANES * c);
         if (weight) {
-            const __m512 mean = _mm512_set1_ps(sum(x) / D);
-            __m512 squares[COLUMNS];
-            for (int c = 0; c < COLUMNS; c++) x[c] = _mm512_sub_ps(x[c], mean), squares[c] = _mm512_mul_ps(x[c], x[c]);
-            const __m512 scale = _mm512_set1_ps(1 / std::sqrt(sum(squares) / D + args.eps));
+            const Floats mean = all(sum(x) / D);
+            Floats squares[COLUMNS];
+            for (int c = 0; c < COLUMNS; c++) x[c] -= mean, squares[c] = x[c] * x[c];
+            const Floats factor = all(1 / std::sqrt(sum(squares) / D + args.eps));
             for (int c = 0; c < COLUMNS; c++)
-                x[c] = _mm512_fmadd_ps(_mm512_mul_ps(x[c], scale), _mm512_loadu_ps(weight + 16 * c),
-                                       bias ? _mm512_loadu_ps(bias + 16 * c) : _mm512_setzero_ps());
+                x[c] = fma(x[c] * factor, load(weight + LANES * c), bias ? load(bias + LANES * c) : Floats{});
         }
-        if (args.cosine) rotate(x, token % args.frame_tokens * D);
-        for (int c = 0; c < COLUMNS; c++) {
-            const __m256bh rounded = _mm512_cvtneps_pbh(x[c]);
-            std::memcpy(out + 16 * c, &rounded, sizeof rounded);
+        if (args.cosine) {
+            float turned[D];
+            std::memcpy(turned, x, sizeof x);
+            rotate(turned, token % args.frame_tokens * D);
+            std::memcpy(x, turned, sizeof x);
         }
+        for (int c = 0; c < COLUMNS; c += 2) narrow(x[c], x[c + 1], out + LANES * c);
     }
 
     // The first half of a head turns with y, the second with x; each is (a, b) -> a cos - b sin, b cos + a sin.
-    void rotate(__m512 *x, int64_t row) const {
-        constexpr int HALF = COLUMNS / 4;  // vectors between a and b; at D = 32 both are in one
-        __m512 turned[COLUMNS];
-        for (int c = 0; c < COLUMNS; c++) {
-            __m512 sine = _mm512_loadu_ps(args.sine + row + 16 * c);
-            const __mmask16 negative = HALF ? (c & HALF ? 0 : 0xffff) : 0xff;
-            sine = _mm512_mask_sub_ps(sine, negative, _mm512_setzero_ps(), sine);
-            const __m512 other = HALF ? x[c ^ HALF] : _mm512_shuffle_f32x4(x[c], x[c], 0x4e);
-            turned[c] = _mm512_fmadd_ps(x[c], _mm512_loadu_ps(args.cosine + row + 16 * c), _mm512_mul_ps(other, sine));
-        }
-        for (int c = 0; c < COLUMNS; c++) x[c] = turned[c];
+    void rotate(float *x, int64_t row) const {
+        constexpr int QUARTER = D / 4;
+        const float *cosine = args.cosine + row, *sine = args.sine + row;
+        for (int half = 0; half < D; half += D / 2)
+            for (int i = half; i < half + QUARTER; i++) {
+                const float a = x[i], b = x[i + QUARTER];
+                x[i] = std::fma(a, cosine[i], -(b * sine[i]));
+                x[i + QUARTER] = std::fma(b, cosine[i + QUARTER], a * sine[i + QUARTER]);
+            }
     }
 
     static void lay_out(void *pointer, int64_t task) {
@@ -148,19 +148,24 @@ struct Attention {
         const int64_t head = task / self.key_tasks, first = task % self.key_tasks * KEYS_PER_TASK;
         const int64_t end = first + KEYS_PER_TASK < self.keys ? first + KEYS_PER_TASK : self.keys;
         uint32_t *k = self.key_words(head), *v = self.value_words(head);
-        for (int64_t slot = first; slot < end; slot += 2) {
-            uint16_t key[2][D] = {}, value[2][D] = {};
-            for (int64_t i = 0; i < 2; i++) {
+        constexpr int64_t SLOTS = 2 * BLOCK;
+        for (int64_t slot = first; slot < end; slot += SLOTS) {
+            uint16_t key[SLOTS][D] = {}, value[SLOTS][D] = {};
+            for (int64_t i = 0; i < SLOTS; i++) {
                 const int64_t token = self.token_of(slot + i);
                 if (token < 0) continue;
                 self.prepare(self.source(head, token, 1), token, self.args.k_weight, self.args.k_bias, key[i]);
                 std::memcpy(value[i], self.source(head, token, 2), sizeof value[i]);
             }
-            uint32_t *panel = k + slot / 16 * 16 * WORDS + slot % 16;
-            for (int64_t w = 0; w < WORDS; w++)
-                for (int i = 0; i < 2; i++) std::memcpy(&panel[w * 16 + i], &key[i][2 * w], 4);
+            uint32_t *panel = k + slot / PANEL * PANEL * WORDS + slot % PANEL * BLOCK;
+            for (int64_t w = 0; w < WORDS; w += BLOCK)
+                for (int64_t i = 0; i < SLOTS; i++)
+                    std::memcpy(&panel[w * PANEL + i * BLOCK], &key[i][2 * w], 4 * BLOCK);
             uint32_t *row = v + slot / 2 * D;
-            for (int i = 0; i < D; i++) row[i] = value[0][i] | uint32_t(value[1][i]) << 16;
+            for (int64_t i = 0; i < D * BLOCK; i++) {
+                const int64_t pair = i % BLOCK * 2, channel = i / BLOCK;
+                row[i] = value[pair][channel] | uint32_t(value[pair + 1][channel]) << 16;
+            }
         }
     }
 
@@ -239,27 +244,25 @@ struct Attention {
         }
         float maximum[ROWS];  // all rows' first, so that one's wait overlaps the next one's
         for (int64_t r = 0; r < ROWS; r++) {
-            __m512 a = _mm512_load_ps(state.scores[r]), b = _mm512_load_ps(&state.scores[r][16]);
-            for (int64_t i = 32; i < width; i += 32) {
-                a = _mm512_max_ps(a, _mm512_load_ps(&state.scores[r][i]));
-                b = _mm512_max_ps(b, _mm512_load_ps(&state.scores[r][i + 16]));
-            }
-            maximum[r] = _mm512_reduce_max_ps(_mm512_max_ps(a, b)) * args.scale + region.weight;
+            const float *scores = state.scores[r];
+            Floats a = load(scores), b = load(scores + LANES);
+            for (int64_t i = 2 * LANES; i < width; i += 2 * LANES)
+                a = larger(a, load(scores + i)), b = larger(b, load(scores + i + LANES));
+            maximum[r] = largest_of(larger(a, b)) * args.scale + region.weight;
         }
         for (int64_t r = 0; r < ROWS; r++) {
             float &old = state.maximum[q + r], &total = state.sum[q + r];
             if (maximum[r] > old) {
                 const float factor = std::exp2(old - maximum[r]);
                 old = maximum[r], total *= factor;
-                for (float *out = state.out[q + r]; out < state.out[q + r + 1]; out += 16)
-                    _mm512_store_ps(out, _mm512_mul_ps(_mm512_load_ps(out), _mm512_set1_ps(factor)));
+                for (float &out : state.out[q + r]) out *= factor;
             }
-            __m512 sum = _mm512_setzero_ps();
-            for (int64_t i = 0; i < width; i += 32) {
-                const __m512 a = _mm512_load_ps(&state.scores[r][i]), b = _mm512_load_ps(&state.scores[r][i + 16]);
-                sum = _mm512_add_ps(sum, exponentials(a, b, args.scale, old - region.weight, &state.weights[r][i]));
+            Floats sum = {};
+            for (int64_t i = 0; i < width; i += 2 * LANES) {
+                const Floats a = load(&state.scores[r][i]), b = load(&state.scores[r][i + LANES]);
+                sum += exponentials(a, b, args.scale, old - region.weight, &state.weights[r][i]);
             }
-            total += _mm512_reduce_add_ps(sum);
+            total += sum_of(sum);
         }
     }
 };

@@ -1,4 +1,6 @@
 // AVX512 with bfloat16 dot products (Zen 4, Cooper Lake, Sapphire Rapids and later).
+#include "bfloat512.h"
+
 #include "attention.h"
 
 namespace {
@@ -13,7 +15,7 @@ inline __m512bh pair(const void *p) {
 
 template <int D>
 struct Dot {
-    static constexpr int64_t KEYS = 512, ROWS = 12, WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
+    static constexpr int64_t BLOCK = 1, KEYS = 512, ROWS = 12, WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
     struct Task {};
 
     // take(r, i, a, b) gets query r's products with keys i to i + 15 and i + 16 to i + 31.

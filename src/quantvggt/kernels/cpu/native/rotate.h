@@ -10,14 +10,9 @@
 #include "lowrank.h"
 #include "numbers.h"
 #include "panels.h"
+#include "vectors.h"
 
 namespace {
-
-typedef float Floats __attribute__((vector_size(LANES * 4)));
-typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
-
-inline Floats load(const float *p) { Floats v; std::memcpy(&v, p, sizeof v); return v; }
-inline void store(float *p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
 // The butterfly of stride S inside one vector: lane i becomes v[i] + v[i + S], lane i + S v[i] - v[i + S].
 template <int S>
