@@ -12,6 +12,7 @@
 extern "C" int portable_rotate_quantize(const RotateArgs *), portable_int_linear(const LinearArgs *);
 extern "C" int dotprod_rotate_quantize(const RotateArgs *), dotprod_int_linear(const LinearArgs *), dotprod_supported();
 extern "C" int i8mm_rotate_quantize(const RotateArgs *), i8mm_int_linear(const LinearArgs *), i8mm_supported();
+extern "C" int neonbf16_attention(const AttentionArgs *), neonbf16_supported();
 
 int main(int, char **words) {
     const std::string op = words[1];
@@ -28,6 +29,7 @@ int main(int, char **words) {
         if (args[at / 8]) args[at / 8] += reinterpret_cast<int64_t>(data) - 1;
     auto *rotate = reinterpret_cast<RotateArgs *>(args.data());
     auto *linear = reinterpret_cast<LinearArgs *>(args.data());
+    auto *attention = reinterpret_cast<AttentionArgs *>(args.data());
     int status = 3;
     if (op == "portable_rotate_quantize") status = portable_rotate_quantize(rotate);
     if (op == "portable_int_linear") status = portable_int_linear(linear);
@@ -35,6 +37,7 @@ int main(int, char **words) {
     if (op == "dotprod_int_linear" && dotprod_supported()) status = dotprod_int_linear(linear);
     if (op == "i8mm_rotate_quantize" && i8mm_supported()) status = i8mm_rotate_quantize(rotate);
     if (op == "i8mm_int_linear" && i8mm_supported()) status = i8mm_int_linear(linear);
+    if (op == "neonbf16_attention" && neonbf16_supported()) status = neonbf16_attention(attention);
     file = std::fopen(words[3], "wb");
     if (std::fwrite(data, 1, sizes[1], file) != size_t(sizes[1])) return 2;
     std::fclose(file);

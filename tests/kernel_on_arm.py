@@ -15,6 +15,7 @@ from quantvggt.kernels.cpu.structs import STRUCTS
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 PATHS = (*build.ARM_FLAGS, "portable")
+ATTENTION_PATHS = tuple(build.ARM_ATTENTION_FLAGS)
 
 
 _given: dict[int, Tensor] = {}
@@ -27,9 +28,11 @@ def compile_program(folder: Path) -> Path:
         if shutil.which(name) is None:
             pytest.skip(f"no {name} (Debian: g++-aarch64-linux-gnu, qemu-user)")
     objects = []
-    for source in (Path(__file__).with_suffix(".cpp"), *(build.SOURCES / f"{name}.cpp" for name in ("host", *PATHS))):
+    names = ("host", *PATHS, *ATTENTION_PATHS)
+    for source in (Path(__file__).with_suffix(".cpp"), *(build.SOURCES / f"{name}.cpp" for name in names)):
         objects.append(folder / f"{source.stem}.o")
-        flags = [*build.FLAGS, *build.ARM_FLAGS.get(source.stem, []), f"-I{build.SOURCES}"]
+        extra = (build.ARM_FLAGS | build.ARM_ATTENTION_FLAGS).get(source.stem, [])
+        flags = [*build.FLAGS, *extra, f"-I{build.SOURCES}"]
         subprocess.run([COMPILER, *flags, "-c", str(source), "-o", str(objects[-1])], check=True)
     program = folder / "arm"
     subprocess.run([COMPILER, "-static", "-pthread", *map(str, objects), "-o", str(program)], check=True)

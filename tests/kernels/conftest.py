@@ -1,10 +1,11 @@
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 import kernel_on_arm as arm
 import kernel_paths
@@ -21,16 +22,20 @@ ATTENTION_BACKENDS = (*ATTENTION_PATHS, *([f"amxbf16{EMULATED}"] if X86 else [])
 
 
 ON_ARM = " under qemu"
-ARM_BACKENDS = [pytest.param(f"{path}{ON_ARM}", marks=pytest.mark.slow) for path in arm.PATHS]
 
 
-@pytest.fixture(params=(*INTEGER_BACKENDS, *ARM_BACKENDS))
+def _on_arm(paths: Iterable[str]) -> list[ParameterSet]:
+    """They are slow."""
+    return [pytest.param(f"{path}{ON_ARM}", marks=pytest.mark.slow) for path in paths]
+
+
+@pytest.fixture(params=(*INTEGER_BACKENDS, *_on_arm(arm.PATHS)))
 def cpu_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of each path in turn, forced for both integer ops; skipped where this CPU lacks it. ARM's are slow."""
+    """The name of each path in turn, forced for both integer ops; skipped where this CPU lacks it."""
     yield from _forced(request, monkeypatch, RotatePath, LinearPath)
 
 
-@pytest.fixture(params=ATTENTION_BACKENDS)
+@pytest.fixture(params=(*ATTENTION_BACKENDS, *_on_arm(arm.ATTENTION_PATHS)))
 def attention_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each backend of attention in turn, forced; skipped where this CPU lacks it."""
     yield from _forced(request, monkeypatch, AttentionPath)

@@ -12,7 +12,14 @@ PRODUCTS = torch.bfloat16
 
 
 def is_quick(device: torch.device) -> bool:
-    """Does `device` multiply bfloat16 faster than float32?"""
+    """Does `device` multiply bfloat16 faster than float32?
+
+    A CPU has to in attention, by a native path, and in all other products, by oneDNN: PyTorch's own loops are no match.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return registry.select("attention", device).name != "reference"
+    return registry.select("attention", device).name != "reference" and _products_are_quick()
+
+
+def _products_are_quick() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import quantvggt as qv
 from quantvggt.core.errors import InputError
 from quantvggt.kernels import registry
-from quantvggt.models import VGGT
+from quantvggt.models import VGGT, mixed
 from quantvggt.models.dpt import DPTHead
 from quantvggt.nn.quant_linear import QuantLinear
 from tiny import require_attention, tiny_clip, tiny_model
@@ -61,8 +61,11 @@ def _name(model: VGGT, module: nn.Module) -> str:
 
 
 def test_auto_is_mixed_where_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = registry.select("attention", torch.device("cpu")).name != "reference"
+    quick = mixed.is_quick(torch.device("cpu"))
     assert (qv.load("vggt-nano", dtype="auto").products is not None) == quick
+    with monkeypatch.context() as without_onednn:
+        without_onednn.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert qv.load("vggt-nano", dtype="auto").products is None
     monkeypatch.setattr(registry, "_forced", "reference")
     slow = qv.load("vggt-nano", dtype="auto")
     assert slow.products is None

@@ -49,6 +49,7 @@ ATTENTION_FLAGS = {
     "amxbf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
     "avx512bf16": [*AVX512, "-mavx512bf16"],
 }
+ARM_ATTENTION_FLAGS = {"neonbf16": ["-march=armv8.2-a+bf16"]}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
 PATHS = (*(PATH_FLAGS if X86 else ARM_FLAGS if ARM else ()), "portable")  # of the integer ops, best first
@@ -61,9 +62,10 @@ INSTRUCTIONS = {
     "avx2": "AVX2",
     "i8mm": "NEON I8MM",
     "dotprod": "the NEON dot product",
+    "neonbf16": "NEON BF16",
     "portable": "portable C++",
 }
-ATTENTION_PATHS = tuple(ATTENTION_FLAGS) if X86 else ()  # best first
+ATTENTION_PATHS = tuple(ATTENTION_FLAGS if X86 else ARM_ATTENTION_FLAGS if ARM else ())  # best first
 ALL_PATHS = (*PATHS, *ATTENTION_PATHS)
 
 
@@ -202,9 +204,8 @@ def _key(compiler: list[str]) -> str:
 
 def sources_digest() -> str:
     """Of all that a library is made from, but the compiler."""
-    digest = hashlib.sha256(
-        repr([platform.machine(), FLAGS, LINK_FLAGS, PATH_FLAGS, ARM_FLAGS, ATTENTION_FLAGS]).encode()
-    )
+    flags = [FLAGS, LINK_FLAGS, PATH_FLAGS, ARM_FLAGS, ATTENTION_FLAGS, ARM_ATTENTION_FLAGS]
+    digest = hashlib.sha256(repr([platform.machine(), *flags]).encode())
     for file in sorted(SOURCES.iterdir()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
@@ -254,7 +255,7 @@ def knows_flags(compiler: list[str], path: str, folder: Path) -> bool:
 
 
 def _compile(compiler: list[str], source: Path, path: str, folder: Path) -> "subprocess.Popen[str]":
-    extra = (PATH_FLAGS | ARM_FLAGS | ATTENTION_FLAGS).get(path, [])
+    extra = (PATH_FLAGS | ARM_FLAGS | ATTENTION_FLAGS | ARM_ATTENTION_FLAGS).get(path, [])
     return _start([*compiler, *FLAGS, *extra, "-c", str(source), "-o", str(folder / f"{path}.o")])
 
 

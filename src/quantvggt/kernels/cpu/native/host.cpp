@@ -181,6 +181,7 @@ constexpr unsigned long HWCAP = 16, HWCAP2 = 26;  // AT_HWCAP and AT_HWCAP2, whi
 
 EXPORT int dotprod_supported() { return arm_has(HWCAP, 20, "hw.optional.arm.FEAT_DotProd"); }
 EXPORT int i8mm_supported() { return arm_has(HWCAP2, 13, "hw.optional.arm.FEAT_I8MM"); }
+EXPORT int neonbf16_supported() { return arm_has(HWCAP2, 14, "hw.optional.arm.FEAT_BF16"); }
 #endif
 
 // A new path says here whether it can run.
