@@ -22,11 +22,16 @@ _given: dict[int, Tensor] = {}
 """Address -> tensor of what the call that is being made is given."""
 
 
-def compile_program(folder: Path) -> Path:
-    """kernel_on_arm.cpp with every path; skips where the cross compiler or qemu is missing."""
+def require_tools() -> None:
+    """Skips where the cross compiler or qemu is missing."""
     for name in (COMPILER, EMULATOR):
         if shutil.which(name) is None:
             pytest.skip(f"no {name} (Debian: g++-aarch64-linux-gnu, qemu-user)")
+
+
+def compile_program(folder: Path) -> Path:
+    """kernel_on_arm.cpp with every path."""
+    require_tools()
     objects = []
     names = ("host", *PATHS, *ATTENTION_PATHS)
     for source in (Path(__file__).with_suffix(".cpp"), *(build.SOURCES / f"{name}.cpp" for name in names)):
