@@ -11,6 +11,8 @@ struct Tiles {
     static constexpr int64_t BLOCK = 1, KEYS = 256, ROWS = 32, WORDS = D / 2;
     using Task = FullTiles;
 
+    static void lay_out(const uint16_t *keys, uint32_t *panel) { lay_out_by_pairs(keys, WORDS, panel); }
+
     // Tiles 0 to 3 sum, 4 and 5 are queries or weights, 6 and 7 keys or values.
     static void multiply() {
         tile_multiply_bf16(0, 4, 6);

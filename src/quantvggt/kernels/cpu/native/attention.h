@@ -15,6 +15,7 @@
 //   KEYS          of a block: its scores stay near L1
 //   ROWS          queries that share a load of keys
 //   Task          lives as long as a thread multiplies
+//   lay_out       a panel of keys, [PANEL][channel], as [BLOCK pairs of channels][key]
 //   score         scores[r][i] = queries[r] . key i
 //   weigh         the same and straight to weights[r][i] = 2^(scale * score - shift[r]), their sums added to sums[r];
 //                 false and no sum changed if that overflows or there is no quicker way than score and what follows
@@ -60,6 +61,8 @@ template <int D, class Products>
 struct Attention {
     static constexpr int64_t WORDS = D / 2, COLUMNS = D / LANES, BLOCK = Products::BLOCK;
     static constexpr int64_t ROWS = Products::ROWS, KEYS = Products::KEYS;
+
+    static constexpr bfloat16 ABSENT[D] = {};  // the value in a slot without a token
 
     const AttentionArgs &args;
     int64_t frames, own;                   // of a batch's item; a frame's own keys, padded
@@ -148,24 +151,24 @@ struct Attention {
         const int64_t head = task / self.key_tasks, first = task % self.key_tasks * KEYS_PER_TASK;
         const int64_t end = first + KEYS_PER_TASK < self.keys ? first + KEYS_PER_TASK : self.keys;
         uint32_t *k = self.key_words(head), *v = self.value_words(head);
-        constexpr int64_t SLOTS = 2 * BLOCK;
-        for (int64_t slot = first; slot < end; slot += SLOTS) {
-            uint16_t key[SLOTS][D] = {}, value[SLOTS][D] = {};
-            for (int64_t i = 0; i < SLOTS; i++) {
+        for (int64_t slot = first; slot < end; slot += PANEL) {
+            alignas(64) uint16_t key[PANEL][D];
+            const bfloat16 *value[PANEL];
+            for (int64_t i = 0; i < PANEL; i++) {
                 const int64_t token = self.token_of(slot + i);
-                if (token < 0) continue;
-                self.prepare(self.source(head, token, 1), token, self.args.k_weight, self.args.k_bias, key[i]);
-                std::memcpy(value[i], self.source(head, token, 2), sizeof value[i]);
+                value[i] = token < 0 ? ABSENT : self.source(head, token, 2);
+                if (token < 0) std::memset(key[i], 0, sizeof key[i]);
+                else self.prepare(self.source(head, token, 1), token, self.args.k_weight, self.args.k_bias, key[i]);
             }
-            uint32_t *panel = k + slot / PANEL * PANEL * WORDS + slot % PANEL * BLOCK;
-            for (int64_t w = 0; w < WORDS; w += BLOCK)
-                for (int64_t i = 0; i < SLOTS; i++)
-                    std::memcpy(&panel[w * PANEL + i * BLOCK], &key[i][2 * w], 4 * BLOCK);
-            uint32_t *row = v + slot / 2 * D;
-            for (int64_t i = 0; i < D * BLOCK; i++) {
-                const int64_t pair = i % BLOCK * 2, channel = i / BLOCK;
-                row[i] = value[pair][channel] | uint32_t(value[pair + 1][channel]) << 16;
-            }
+            Products::lay_out(key[0], k + slot * WORDS);
+            for (int64_t i = 0; i < PANEL; i += 2 * BLOCK) lay_out_values(value + i, v + (slot + i) / 2 * D);
+        }
+    }
+
+    static void lay_out_values(const bfloat16 *const *values, uint32_t *out) {
+        for (int64_t i = 0; i < D * BLOCK; i++) {
+            const int64_t pair = i % BLOCK * 2, channel = i / BLOCK;
+            out[i] = values[pair][channel].bits | uint32_t(values[pair + 1][channel].bits) << 16;
         }
     }
 

@@ -18,6 +18,8 @@ struct Dot {
     static constexpr int64_t BLOCK = 1, KEYS = 512, ROWS = 12, WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
     struct Task {};
 
+    static void lay_out(const uint16_t *keys, uint32_t *panel) { lay_out_by_pairs(keys, WORDS, panel); }
+
     // take(r, i, a, b) gets query r's products with keys i to i + 15 and i + 16 to i + 31.
     template <class Take>
     static void multiply(const uint16_t *queries, const uint32_t *k, int64_t width, Take take) {

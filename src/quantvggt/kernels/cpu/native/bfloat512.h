@@ -4,6 +4,7 @@
 
 #define LANES 16
 #include "numbers.h"
+#include "transpose16.h"
 #include "vectors.h"
 
 namespace {
@@ -24,6 +25,13 @@ inline Floats widen(const bfloat16 *x) {
 inline void narrow(Floats a, Floats b, uint16_t *out) {
     const __m512bh rounded = _mm512_cvtne2ps_pbh(b, a);
     std::memcpy(out, &rounded, sizeof rounded);
+}
+
+// 16 keys of `words` pairs of channels: [pair][key].
+inline void lay_out_by_pairs(const uint16_t *keys, int64_t words, uint32_t *out) {
+    const int32_t *in = reinterpret_cast<const int32_t *>(keys);
+    for (int64_t w = 0; w < words; w += 16)
+        transpose16(16, 16, in + w, words, reinterpret_cast<int32_t *>(out) + w * 16, 16);
 }
 
 }  // namespace

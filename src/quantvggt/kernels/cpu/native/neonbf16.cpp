@@ -78,6 +78,12 @@ struct Matrix {
     static constexpr int64_t BLOCK = 2, KEYS = 256, ROWS = Tile::SIDE, WORDS = D / 2;
     struct Task {};
 
+    static void lay_out(const uint16_t *keys, uint32_t *panel) {
+        for (int64_t w = 0; w < WORDS; w += BLOCK)
+            for (int64_t key = 0; key < PANEL; key++, panel += BLOCK)
+                std::memcpy(panel, keys + key * D + 2 * w, 4 * BLOCK);
+    }
+
     // take(r, i, a, b) gets query r's products with keys i to i + 3 and i + 4 to i + 7.
     template <class Take>
     static void multiply(const uint16_t *queries, const uint32_t *k, int64_t width, Take take) {
