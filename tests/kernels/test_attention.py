@@ -109,6 +109,18 @@ def test_the_maximum_may_come_anywhere(attention_backend, place, size):
     _compare(qkv, 1, [None] * 4, (None, None))
 
 
+@pytest.mark.parametrize("keys", [32, 64, 480])
+@pytest.mark.parametrize("d", [32, 64, 128])
+def test_scores_below_all_numbers(attention_backend, keys, d):
+    require_attention(torch.bfloat16)
+    qkv, _, _ = _inputs(1, 1, 22, 1, d)
+    qkv[..., 0] = 3e19 * (torch.arange(qkv.shape[1]) % 2)  # of every second query
+    qkv[..., d] = 0
+    qkv[:, :keys, d] = -3e19  # the product is -inf in float32
+    truth = definition.attention(qkv.double(), 1, *[None] * 4, 1e-5, None, None)
+    assert _loss(ops.attention(qkv, 1, *[None] * 4, 1e-5, None, None), truth) < 0.006
+
+
 def test_equal_keys_average_the_values(attention_backend):
     qkv, _, _ = _inputs(1, 2, 12, 1, 64)
     qkv[..., :128] = 1

@@ -234,10 +234,10 @@ struct Attention {
     void weigh(State &state, int64_t q, int64_t key, const uint32_t *k, int64_t width, const Region &region) const {
         const int64_t hidden = std::max(region.hidden - key, int64_t(0)), shown = std::min(region.shown - key, width);
         const bool whole = key + width <= region.count && hidden >= shown;
-        float shift[ROWS];
-        for (int64_t r = 0; r < ROWS; r++) shift[r] = state.maximum[q + r] - region.weight;
+        float shifts[ROWS];
+        for (int64_t r = 0; r < ROWS; r++) shifts[r] = state.maximum[q + r] - region.weight;
         if (state.maximum[q] > -INFINITY && whole &&
-            Products::weigh(state.queries[q], k, width, args.scale, shift, state.weights[0], &state.sum[q]))
+            Products::weigh(state.queries[q], k, width, args.scale, shifts, state.weights[0], &state.sum[q]))
             return;
         Products::score(state.queries[q], k, width, state.scores[0]);
         for (int64_t r = 0; r < ROWS && !whole; r++) {
@@ -260,10 +260,12 @@ struct Attention {
                 old = maximum[r], total *= factor;
                 for (float &out : state.out[q + r]) out *= factor;
             }
+            // If no key so far has a score above -inf, none has a weight.
+            const float shift = old > -INFINITY ? old - region.weight : 0;
             Floats sum = {};
             for (int64_t i = 0; i < width; i += 2 * LANES) {
                 const Floats a = load(&state.scores[r][i]), b = load(&state.scores[r][i + LANES]);
-                sum += exponentials(a, b, args.scale, old - region.weight, &state.weights[r][i]);
+                sum += exponentials(a, b, args.scale, shift, &state.weights[r][i]);
             }
             total += sum_of(sum);
         }
