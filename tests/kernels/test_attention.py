@@ -13,8 +13,9 @@ from tiny import require_attention
 CPU = torch.device("cpu")
 
 # (batch, frames, patch rows and columns, heads, channels of a head): one token, ragged blocks of queries (96) and
-# keys (256 or 512), several blocks of keys, every head size.
+# keys (64 or 512), whole ones (192 tokens), several blocks of keys, every head size.
 SHAPES = [(1, 1, 0, 2, 64), (2, 3, 4, 3, 32), (1, 2, 10, 2, 64), (3, 1, 16, 1, 128), (1, 9, 11, 1, 64)]
+SHAPES += [(1, 32, 1, 2, 64), (1, 2, 14, 1, 32)]
 
 
 def _inputs(batch, frames, side, heads, d, seed=0):
@@ -106,6 +107,27 @@ def test_flat_and_peaked_scores(attention_backend, factor):
 def test_the_maximum_may_come_anywhere(attention_backend, place, size):
     qkv, _, _ = _inputs(1, 9, 11, 1, 64)  # three blocks of 512 keys; the second is whole
     qkv[:, place, 64:128] = size * torch.sign(qkv[:, 7, :64])
+    _compare(qkv, 1, [None] * 4, (None, None))
+
+
+# What scores of 64 keys are raised by: e^30 still is a weight beside what came before, e^80 would overflow.
+RISES = {
+    "up": [0, 10, 30, 30, 110, 111, 200, 290],
+    "down": [290, 200, 111, 110, 30, 30, 10, 0],
+    "late": [0, 0, 0, 0, 0, 0, 0, 80],
+    "once": [0, 0, 80, 0, 0, 0, 40, 0],
+    "first": [80, 0, 0, 0, 0, 0, 0, 0],
+    "back and forth": [0, 60, 120, 60, 0, 180, 0, 240],
+}
+
+
+@pytest.mark.parametrize("d", [32, 64, 128])
+@pytest.mark.parametrize("name", RISES)
+def test_scores_that_rise_and_fall(attention_backend, name, d):
+    qkv, _, _ = _inputs(1, 1, 22, 1, d)
+    tokens = torch.arange(qkv.shape[1])
+    qkv[..., 0] = tokens % 3 - 1  # some queries see it upside down, some not at all
+    qkv[..., d] = torch.tensor(RISES[name])[(tokens // 64).clamp(max=7)] * d**0.5
     _compare(qkv, 1, [None] * 4, (None, None))
 
 

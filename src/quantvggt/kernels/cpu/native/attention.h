@@ -14,6 +14,7 @@
 //   BLOCK         words, each two bfloat16, of a query or key that lie side by side; as many of a channel's values
 //   KEYS          of a block: its scores stay near L1
 //   ROWS          queries that share a load of keys
+//   BUFFERS       for blocks in work at once: 1, or it brings `see`, which takes queries through a region
 //   Task          lives as long as a thread multiplies
 //   lay_out       a panel of keys, [PANEL][channel], as [BLOCK pairs of channels][key]
 //   score         scores[r][i] = queries[r] . key i
@@ -172,10 +173,14 @@ struct Attention {
         }
     }
 
-    struct State {  // of a task's queries
-        alignas(64) float out[QUERIES][D];
+    struct Buffer {  // for a block of keys, seen by ROWS queries
         alignas(64) float scores[ROWS][KEYS];
         alignas(64) uint16_t weights[ROWS][KEYS];
+    };
+
+    struct State {  // of a task's queries
+        alignas(64) float out[QUERIES][D];
+        Buffer buffers[Products::BUFFERS];
         alignas(64) uint16_t queries[QUERIES][D];
         float maximum[QUERIES], sum[QUERIES];
     };
@@ -183,6 +188,11 @@ struct Attention {
     struct Region {  // of keys in slots from `first` on: `count` of them, of which `hidden` to `shown` - 1 aren't seen
         int64_t first, count, hidden, shown;
         float weight;  // log2 of it
+
+        // Are the keys from `key` on there, and seen, all of them?
+        bool whole(int64_t key, int64_t width) const {
+            return key + width <= count && (key + width <= hidden || shown <= key);
+        }
     };
 
     static void attend(void *pointer, int64_t task) {
@@ -219,35 +229,37 @@ struct Attention {
 
     void see(State &state, int64_t padded, int64_t head, const Region &region) const {
         const uint32_t *k = key_words(head) + region.first * WORDS, *v = value_words(head) + region.first / 2 * D;
+        if constexpr (Products::BUFFERS > 1) return Products::see(*this, state, padded, k, v, region);
         for (int64_t key = 0; key < region.count; key += KEYS) {
             const int64_t end = key + KEYS < region.count ? key + KEYS : region.count;
             const int64_t width = (end - key + PADDING - 1) / PADDING * PADDING;
             for (int64_t q = 0; q < padded; q += ROWS) {
-                weigh(state, q, key, k + key * WORDS, width, region);
-                Products::add_values(state.weights[0], v + key / 2 * D, width, state.out[q]);
+                weigh(state, state.buffers[0], q, key, k + key * WORDS, width, region);
+                Products::add_values(state.buffers[0].weights[0], v + key / 2 * D, width, state.out[q]);
             }
         }
     }
 
     // Exponentials of a block's scores, against the maximum so far: where nothing is far above that, it needs no
     // other. Else against the new one, to which what was summed before is scaled.
-    void weigh(State &state, int64_t q, int64_t key, const uint32_t *k, int64_t width, const Region &region) const {
+    void weigh(State &state, Buffer &buffer, int64_t q, int64_t key, const uint32_t *k, int64_t width,
+               const Region &region) const {
         const int64_t hidden = std::max(region.hidden - key, int64_t(0)), shown = std::min(region.shown - key, width);
-        const bool whole = key + width <= region.count && hidden >= shown;
+        const bool whole = region.whole(key, width);
         float shifts[ROWS];
         for (int64_t r = 0; r < ROWS; r++) shifts[r] = state.maximum[q + r] - region.weight;
         if (state.maximum[q] > -INFINITY && whole &&
-            Products::weigh(state.queries[q], k, width, args.scale, shifts, state.weights[0], &state.sum[q]))
+            Products::weigh(state.queries[q], k, width, args.scale, shifts, buffer.weights[0], &state.sum[q]))
             return;
-        Products::score(state.queries[q], k, width, state.scores[0]);
+        Products::score(state.queries[q], k, width, buffer.scores[0]);
         for (int64_t r = 0; r < ROWS && !whole; r++) {
-            if (hidden < shown) std::fill(state.scores[r] + hidden, state.scores[r] + shown, -INFINITY);
+            if (hidden < shown) std::fill(buffer.scores[r] + hidden, buffer.scores[r] + shown, -INFINITY);
             if (key + width > region.count)
-                std::fill(state.scores[r] + region.count - key, state.scores[r] + width, -INFINITY);
+                std::fill(buffer.scores[r] + region.count - key, buffer.scores[r] + width, -INFINITY);
         }
         float maximum[ROWS];  // all rows' first, so that one's wait overlaps the next one's
         for (int64_t r = 0; r < ROWS; r++) {
-            const float *scores = state.scores[r];
+            const float *scores = buffer.scores[r];
             Floats a = load(scores), b = load(scores + LANES);
             for (int64_t i = 2 * LANES; i < width; i += 2 * LANES)
                 a = larger(a, load(scores + i)), b = larger(b, load(scores + i + LANES));
@@ -264,8 +276,8 @@ struct Attention {
             const float shift = old > -INFINITY ? old - region.weight : 0;
             Floats sum = {};
             for (int64_t i = 0; i < width; i += 2 * LANES) {
-                const Floats a = load(&state.scores[r][i]), b = load(&state.scores[r][i + LANES]);
-                sum += exponentials(a, b, args.scale, shift, &state.weights[r][i]);
+                const Floats a = load(&buffer.scores[r][i]), b = load(&buffer.scores[r][i + LANES]);
+                sum += exponentials(a, b, args.scale, shift, &buffer.weights[r][i]);
             }
             total += sum_of(sum);
         }

@@ -15,7 +15,8 @@ inline __m512bh pair(const void *p) {
 
 template <int D>
 struct Dot {
-    static constexpr int64_t BLOCK = 1, KEYS = 512, ROWS = 12, WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
+    static constexpr int64_t BLOCK = 1, KEYS = 512, ROWS = 12, BUFFERS = 1;
+    static constexpr int64_t WORDS = D / 2, COLUMNS = D / 16, VALUE_ROWS = 24 / COLUMNS;
     struct Task {};
 
     static void lay_out(const uint16_t *keys, uint32_t *panel) { lay_out_by_pairs(keys, WORDS, panel); }

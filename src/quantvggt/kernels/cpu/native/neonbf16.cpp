@@ -75,7 +75,7 @@ struct Tile {
 
 template <int D>
 struct Matrix {
-    static constexpr int64_t BLOCK = 2, KEYS = 256, ROWS = Tile::SIDE, WORDS = D / 2;
+    static constexpr int64_t BLOCK = 2, KEYS = 256, ROWS = Tile::SIDE, BUFFERS = 1, WORDS = D / 2;
     struct Task {};
 
     static void lay_out(const uint16_t *keys, uint32_t *panel) {
