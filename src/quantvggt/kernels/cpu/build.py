@@ -33,7 +33,7 @@ COMPILERS = ("c++", "g++", "clang++")
 # Contraction into fused multiply-adds would round once where the reference rounds twice.
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wno-psabi"]
 FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
+AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
 PATH_FLAGS = {
     "amx": [*AVX512, "-mamx-tile", "-mamx-int8"],
     "avx512vnni": [*AVX512, "-mavx512vnni"],

@@ -5,9 +5,10 @@
 // and groups of tokens that those of all other frames see, each with a weight. Exact attention is one frame, without
 // groups.
 // What this asks of a CPU's vectors of LANES floats (vectors.h) a path includes first:
-//   all, fma, nearest    the broadcast, a b + c, the integer (half to even)
+//   all, fma             the broadcast, a b + c
+//   fraction             x less the integer nearest to it (half to even); a finite number if x is -inf
 //   larger               of a and b; no number if b is none
-//   scaled               x 2^power, of integers from -200 on; 0 where that is too small
+//   scaled               x 2^power, of integers and -inf; 0 where that is too small
 //   sum_of, largest_of   of a vector's floats
 //   widen, narrow        from LANES bfloat16, and to them from two vectors, half to even
 // And it brings a struct Products<D>:
@@ -41,8 +42,7 @@ constexpr int64_t PADDING = 32;  // of keys: two panels
 // 2^x to 8e-5 of it, where bfloat16 rounds to 2e-3; what is below 2^-126 becomes 0 or less than a float's smallest
 // number.
 inline Floats exp2(Floats x) {
-    x = larger(all(-200), x);
-    const Floats power = nearest(x), f = x - power;  // in [-1/2, 1/2]
+    const Floats f = fraction(x), power = x - f;
     Floats y = all(0x1.c34958p-5f);
     y = fma(y, f, all(0x1.f0da64p-3f));
     y = fma(y, f, all(0x1.62f51ap-1f));

@@ -124,8 +124,9 @@ const Cpu &cpu() {
 EXPORT int avx2_supported() { return cpu().ymm && cpu().seven_b >> 5 & 1; }
 EXPORT int avxvnni_supported() { return avx2_supported() && cpu().seven_one_a >> 4 & 1; }
 EXPORT int avx512vnni_supported() {
-    const bool f = cpu().seven_b >> 16 & 1, bw = cpu().seven_b >> 30 & 1, vl = cpu().seven_b >> 31 & 1;
-    return cpu().zmm && f && bw && vl && cpu().seven_c >> 11 & 1;
+    const bool f = cpu().seven_b >> 16 & 1, dq = cpu().seven_b >> 17 & 1;
+    const bool bw = cpu().seven_b >> 30 & 1, vl = cpu().seven_b >> 31 & 1;
+    return cpu().zmm && f && dq && bw && vl && cpu().seven_c >> 11 & 1;
 }
 EXPORT int avx512bf16_supported() { return avx512vnni_supported() && cpu().seven_one_a >> 5 & 1; }
 

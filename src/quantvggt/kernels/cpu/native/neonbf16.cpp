@@ -11,7 +11,10 @@ namespace {
 inline Floats all(float x) { return vdupq_n_f32(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
 inline Floats larger(Floats a, Floats b) { return vmaxq_f32(a, b); }
-inline Floats nearest(Floats x) { return vrndnq_f32(x); }
+inline Floats fraction(Floats x) {
+    x = larger(x, all(-200));  // 2^-200 is 0 as well
+    return x - vrndnq_f32(x);
+}
 inline float sum_of(Floats x) { return vaddvq_f32(x); }
 inline float largest_of(Floats x) { return vmaxvq_f32(x); }
 inline Floats widen(const bfloat16 *x) {
