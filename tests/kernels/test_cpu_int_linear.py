@@ -51,6 +51,18 @@ def test_shapes_and_outputs(cpu_path, threads, same_bits, shape, weight_bits):
         _compare(same_bits, *tensors, None, dtype)
 
 
+@pytest.mark.parametrize("n", [1, 33, 40, 48, 80, 96, 160])
+def test_rows_that_end_within_a_cache_line_and_with_one(cpu_path, threads, same_bits, n):
+    # Some paths write whole 64-byte lines past the caches: of all, of 4-byte numbers only, or of none of these rows.
+    q, row_scale, weight, weight_scale, bias = _inputs(45, 64, n)
+    residual = torch.randn(45, n, generator=torch.Generator().manual_seed(0))
+    for dtype in OUTPUTS:
+        _compare(same_bits, q, row_scale, weight, weight_scale, bias, dtype)
+        args = q, row_scale, weight, weight_scale, bias, dtype
+        steps = {"gain": bias, "residual": residual.to(dtype)}
+        same_bits(int_linear(*args, **steps), definition.int_linear(*args, **steps))
+
+
 @pytest.mark.parametrize("weight_bits", range(2, 9))
 @pytest.mark.parametrize("act_bits", [2, 3, 4, 6, 8])
 def test_every_width(cpu_path, same_bits, weight_bits, act_bits):

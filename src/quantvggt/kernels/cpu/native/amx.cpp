@@ -11,6 +11,7 @@ struct Amx : Transpose512 {
     using A = int8_t;
     using W = int8_t;
     static constexpr int ROWS = 32, COLS = 32, OFFSET8 = 0, OFFSET4 = 0, BLOCK = 16, SMALLEST = 16;
+    static constexpr bool STREAMS = true;
     using Task = FullTiles;
 
     // Rows stay rows, in blocks of 16 words: out[s / 16][c][s % 16] = in[c][s], what a tile wants to its left.

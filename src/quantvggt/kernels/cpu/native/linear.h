@@ -17,6 +17,7 @@ template <class Isa>
 struct Linear {
     using P = Product<Isa>;
     static constexpr int ROWS = P::ROWS, COLS = P::COLS;
+    static constexpr int LINE = 64;  // bytes that a cache holds or not
     static constexpr int64_t ROW_BLOCK_BYTES = 1 << 20;  // activations a task lays out: about an L2 cache
 
     // What the epilogue multiplies and adds per column. Neutral numbers stand for what there is none of: 1 and -0,
@@ -34,9 +35,14 @@ struct Linear {
 
     const LinearArgs &args;
     const P main, branch;
+    // Rows of a tile lie a row of the output apart, often in one set of a cache, and a line that is not in it is read
+    // before it is written: a path that is fast enough to notice writes whole lines past the caches.
+    const bool streams;
     int64_t row_block, col_block, col_blocks, tasks;
 
-    explicit Linear(const LinearArgs &a) : args(a), main(a.k), branch(a.rank) {
+    explicit Linear(const LinearArgs &a)
+        : args(a), main(a.k), branch(a.rank),
+          streams(Isa::STREAMS && a.n * out_size() % LINE == 0 && reinterpret_cast<uintptr_t>(a.out) % LINE == 0) {
         row_block = min(ROW_BLOCK_BYTES / (main.steps * 4), a.m), col_block = a.n;
         // Two tasks per thread even out their speeds. Laying out costs 1 / columns + 1 / rows of the whole.
         while (ceil(a.m, row_block) * ceil(a.n, col_block) < 2 * a.threads)
@@ -57,15 +63,22 @@ struct Linear {
 
     static void body(void *pointer, int64_t task) {
         const Linear &self = *static_cast<const Linear *>(pointer);
-        switch (self.args.out_type) {
-            case FLOAT32: return self.block(task, self.finish_into<float>());
-            case BFLOAT16: return self.block(task, self.finish_into<bfloat16>());
-            default: return self.block(task, self.finish_into<float16>());
-        }
+        self.block(task, self.chosen());
+        if constexpr (Isa::STREAMS) Isa::fence();
     }
+
+    int64_t out_size() const { return args.out_type == FLOAT32 ? 4 : 2; }
 
     // The epilogue that the arguments ask for.
     using Finish = void (Linear::*)(Sums, Sums, int64_t, int64_t, int64_t, int64_t, const Columns &) const;
+
+    Finish chosen() const {
+        switch (args.out_type) {
+            case FLOAT32: return finish_into<float>();
+            case BFLOAT16: return finish_into<bfloat16>();
+            default: return finish_into<float16>();
+        }
+    }
 
     template <class Out>
     Finish finish_into() const {
@@ -123,16 +136,16 @@ struct Linear {
     }
 
     // The epilogue's lines lie a row apart, where no hardware foresees them: asked for before the product, they
-    // are there after it.
+    // are there after it. Those written past the caches are better not there.
     void prefetch(int64_t row0, int64_t height, int64_t col0) const {
-        const int64_t out_size = args.out_type == FLOAT32 ? 4 : 2, size = args.residual_type == FLOAT32 ? 4 : 2;
+        const int64_t size = args.residual_type == FLOAT32 ? 4 : 2;
         for (int64_t r = 0; r < height; r++) {
             const int64_t at = (row0 + r) * args.n + col0;
-            const char *out = static_cast<const char *>(args.out) + at * out_size;
-            for (int64_t byte = 0; byte < COLS * out_size; byte += 64) __builtin_prefetch(out + byte, 1);
+            const char *out = static_cast<const char *>(args.out) + at * out_size();
+            for (int64_t byte = 0; !streams && byte < COLS * out_size(); byte += LINE) __builtin_prefetch(out + byte, 1);
             if (!args.residual) continue;
             const char *residual = static_cast<const char *>(args.residual) + at * size;
-            for (int64_t byte = 0; byte < COLS * size; byte += 64) __builtin_prefetch(residual + byte);
+            for (int64_t byte = 0; byte < COLS * size; byte += LINE) __builtin_prefetch(residual + byte);
         }
     }
 
@@ -192,8 +205,19 @@ struct Linear {
                 if constexpr (ADDS) y += widen(residual[r][c]);
                 narrow(y, out[c]);
             }
-            copy(out, width, static_cast<Out *>(args.out) + (row0 + r) * args.n + col0);
+            write(out, width, static_cast<Out *>(args.out) + (row0 + r) * args.n + col0);
         }
+    }
+
+    // A row of a tile. Panels start at whole lines of rows that do, so one as wide as they are ends there too.
+    template <class Out>
+    void write(const Out *from, int64_t width, Out *to) const {
+        if constexpr (Isa::STREAMS && COLS * sizeof(Out) % LINE == 0)
+            if (streams && width == COLS) {
+                for (int c = 0; c < COLS; c += LINE / sizeof(Out)) Isa::stream_line(from + c, to + c);
+                return;
+            }
+        copy(from, width, to);
     }
 
     template <class T>

@@ -18,6 +18,8 @@ inline int64_t up(int64_t a, int64_t b) { return ceil(a, b) * b; }
 struct Panels {
     static constexpr int BLOCK = 1;     // steps come in multiples of it; beyond 1 lay_out(..) arranges activations
     static constexpr int SMALLEST = 1;  // rows of the smallest tile
+    // Are whole lines of the output written past the caches, by stream_line(..) and after all of them fence()?
+    static constexpr bool STREAMS = false;
     struct Task {};                     // lives as long as a thread multiplies
 
     // out[s][c] = in[c][s] for `columns` rows, `stride` words apart, of `count` words.
