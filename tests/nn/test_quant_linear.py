@@ -11,7 +11,7 @@ from quantvggt.core.rotation import random_signs, signs_from_matrix
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.models.vggt.aggregator import NUM_SPECIAL
-from quantvggt.nn.block import MLP_ROWS_PER_CHUNK, Mlp
+from quantvggt.nn.block import MLP_BYTES_PER_CHUNK, MLP_ROWS_PER_CHUNK, Mlp, SwiGlu
 from quantvggt.nn.quant_linear import QuantLinear, mark_frames
 
 SITE = "aggregator.frame_blocks.0.attn.qkv"
@@ -362,6 +362,33 @@ def test_chunks_of_an_mlp_hold_whole_frames(monkeypatch):
     assert seen == [2 * TOKENS] * 3
     assert torch.equal(chunked, mlp(x))  # with gradients it runs as a whole
     assert seen[3:] == [len(x)]
+
+
+@pytest.mark.parametrize(("dtype", "frames"), [(torch.float32, 1), (torch.bfloat16, 3)])
+@pytest.mark.parametrize("layers", [("fc1", "fc2"), ("w12", "w3")])
+def test_chunks_of_an_mlp_on_a_cpu_have_so_many_bytes(monkeypatch, layers, dtype, frames):
+    torch.manual_seed(0)
+    mlp = Mlp(K, 2 * K) if "fc1" in layers else SwiGlu(K)
+    for name in layers:
+        mlp.set_submodule(name, QuantLinear.from_float(mlp.get_submodule(name), Scheme.parse("w4a4-s8")))
+    mark_frames(mlp, TOKENS, NUM_SPECIAL)
+    x = torch.cat([_frames()] * 3).to(dtype)
+    seen = []
+    mlp.get_submodule(layers[0]).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].numel() // K))
+    with torch.no_grad():
+        whole = mlp(x)
+        monkeypatch.setattr("quantvggt.nn.block.MLP_BYTES_PER_CHUNK", 3 * TOKENS * K * 2 + K)
+        chunked = mlp(x)
+    assert seen == [9 * TOKENS] + [frames * TOKENS] * (9 // frames)
+    assert torch.equal(chunked, whole)
+
+
+@pytest.mark.parametrize("dim", [384, 768, 1024, 1536])
+@pytest.mark.parametrize("size", [2, 4])
+def test_hidden_layers_stay_below_what_malloc_takes_from_the_system_each_time(dim, size):
+    rows = MLP_BYTES_PER_CHUNK // (dim * size)
+    assert rows > 500
+    assert rows * max(4 * dim, 2 * SwiGlu.hidden(dim)) * size < 32 << 20
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ FRAMES_PER_CHUNK = 8
 def run_the_published_way(model: VGGT) -> None:
     """Change `model`, and what this process's other models share with it, for good: for a process of its own."""
     registry.force("reference")
-    block_module.MLP_ROWS_PER_CHUNK = sys.maxsize
+    block_module.MLP_ROWS_PER_CHUNK = block_module.MLP_BYTES_PER_CHUNK = sys.maxsize
     dpt.PIXELS_PER_CHUNK = FRAMES_PER_CHUNK * model.config.img_size**2
     trunk = model.aggregator.forward
 

@@ -15,6 +15,9 @@ from quantvggt.nn.rope import RopeTables
 from quantvggt.nn.thinned import seen_by_others
 
 MLP_ROWS_PER_CHUNK = 8192
+MLP_BYTES_PER_CHUNK = 5 << 20
+"""Of an MLP's input at once on a CPU. Its hidden layer has up to 5.4 times as many, and from 32 MiB on glibc's malloc
+takes each tensor from the system and gives it back, so every page of it costs a fault each time."""
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # a block's linear layers, in the order in which they run
 SWIGLU_LAYERS = ("attn.qkv", "attn.proj", "mlp.w12", "mlp.w3")  # where the MLP is a SwiGlu
 AFTER_NORM = ("attn.qkv", "mlp.fc1", "mlp.w12")  # those whose input a LayerNorm gives
@@ -38,15 +41,20 @@ class FeedForward(nn.Module, ABC):
         gain: LayerScale | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        if torch.is_grad_enabled() or x.shape[:-1].numel() <= MLP_ROWS_PER_CHUNK:
+        step = self._rows_per_chunk(x)
+        if torch.is_grad_enabled() or x.shape[:-1].numel() <= step:
             return self._chunk(x, norm, gain, residual)
         rows = x.flatten(0, -2)
-        tokens = self.frame_tokens or 1
-        step = max(1, MLP_ROWS_PER_CHUNK // tokens) * tokens
         parts = rows.split(step)
         residuals = [None] * len(parts) if residual is None else residual.flatten(0, -2).split(step)
         outputs = [self._chunk(part, norm, gain, beside) for part, beside in zip(parts, residuals, strict=True)]
         return torch.cat(outputs).view(*x.shape[:-1], -1)
+
+    def _rows_per_chunk(self, x: Tensor) -> int:
+        rows, tokens = MLP_ROWS_PER_CHUNK, self.frame_tokens or 1
+        if x.device.type == "cpu":
+            rows = min(rows, MLP_BYTES_PER_CHUNK // (x.shape[-1] * x.element_size()))
+        return max(1, rows // tokens) * tokens
 
     @abstractmethod
     def _chunk(
