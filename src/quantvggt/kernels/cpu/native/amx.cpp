@@ -11,7 +11,7 @@ struct Amx : Transpose512 {
     using A = int8_t;
     using W = int8_t;
     static constexpr int ROWS = 32, COLS = 32, OFFSET8 = 0, OFFSET4 = 0, BLOCK = 16, SMALLEST = 16;
-    static constexpr bool STREAMS = true;
+    static constexpr bool STREAMS = true, OVERLAPS = true;
     using Task = FullTiles;
 
     // Rows stay rows, in blocks of 16 words: out[s / 16][c][s % 16] = in[c][s], what a tile wants to its left.
@@ -20,9 +20,10 @@ struct Amx : Transpose512 {
             for (int r = 0; r < rows; r++) std::memcpy(out + r * BLOCK, in + r * stride + s, BLOCK * 4);
     }
 
-    // Tiles 0 to 3 sum, 4 and 5 are activations, 6 and 7 weights.
-    template <int R>
-    static void tile(int64_t steps, const int32_t *a, const int32_t *w, int32_t *out) {
+    // Tiles 0 to 3 sum, 4 and 5 are activations, 6 and 7 weights. A CPU looks only some hundred instructions ahead, so
+    // what shall run beside the products has to stand among them.
+    template <int R, class Meanwhile>
+    static void tile(int64_t steps, const int32_t *a, const int32_t *w, int32_t *out, Meanwhile meanwhile) {
         constexpr int64_t LEFT = BLOCK * 4, RIGHT = COLS * 4;  // bytes from row to row
         tile_zero(0);
         tile_zero(1);
@@ -41,6 +42,7 @@ struct Amx : Transpose512 {
                 tile_multiply(2, 5, 6);
                 tile_multiply(3, 5, 7);
             }
+            meanwhile();
         }
         tile_store(0, out, RIGHT);
         tile_store(1, out + 16, RIGHT);

@@ -28,9 +28,12 @@ struct Linear {
 
     struct None {};  // the type of a residual that isn't there
 
-    // A tile's sums of products, and the sums of its rows' numbers.
-    struct Sums {
-        const int32_t *acc, *rows;
+    // Where a tile lies in the output, the sums of its rows' numbers, its sums of products, and how many rows of it are
+    // finished.
+    struct Tile {
+        int64_t row0, height = 0, col0, width, done = 0;
+        const int32_t *sums, *branch_sums;
+        alignas(64) int32_t acc[ROWS * COLS], branch_acc[ROWS * COLS];
     };
 
     const LinearArgs &args;
@@ -70,7 +73,7 @@ struct Linear {
     int64_t out_size() const { return args.out_type == FLOAT32 ? 4 : 2; }
 
     // The epilogue that the arguments ask for.
-    using Finish = void (Linear::*)(Sums, Sums, int64_t, int64_t, int64_t, int64_t, const Columns &) const;
+    using Finish = void (Linear::*)(const Tile &, int64_t, int64_t, const Columns &) const;
 
     Finish chosen() const {
         switch (args.out_type) {
@@ -123,24 +126,37 @@ struct Linear {
             lay_out_weights(col0 + c, width, w);
             if (args.branch) lay_out_branch(col0 + c, width, branch_w);
             lay_out_columns(col0 + c, width, columns);
+            // One is multiplied; where that leaves the vectors idle, the other is finished meanwhile.
+            Tile tiles[2];
+            const int64_t share = ceil(ROWS, main.steps / Isa::BLOCK);
             for (int64_t r = 0; r < rows; r += ROWS) {
-                alignas(64) int32_t acc[ROWS * COLS], branch_acc[ROWS * COLS];
-                const int64_t height = min(ROWS, rows - r);
-                if (args.branch) branch.multiply(height, branch_a + r * branch.steps, branch_w, branch_acc);
-                prefetch(row0 + r, height, col0 + c);
-                main.multiply(height, a + r * main.steps, w, acc);
-                (this->*finish)({acc, sums + r}, {branch_acc, branch_sums + r}, row0 + r, height, col0 + c, width,
-                                columns);
+                const int64_t turn = Isa::OVERLAPS ? r / ROWS % 2 : 0;
+                Tile &tile = tiles[turn], &last = tiles[1 - turn];
+                tile.row0 = row0 + r, tile.height = min(ROWS, rows - r), tile.col0 = col0 + c, tile.width = width;
+                tile.done = 0, tile.sums = sums + r, tile.branch_sums = branch_sums + r;
+                if (args.branch) branch.multiply(tile.height, branch_a + r * branch.steps, branch_w, tile.branch_acc);
+                prefetch(tile);
+                main.multiply(tile.height, a + r * main.steps, w, tile.acc,
+                              [&] { finish_rows(last, share, finish, columns); });
+                if constexpr (!Isa::OVERLAPS) finish_rows(tile, ROWS, finish, columns);
             }
+            for (Tile &tile : tiles) finish_rows(tile, ROWS, finish, columns);
         }
+    }
+
+    // The next ones, so many if there are.
+    void finish_rows(Tile &tile, int64_t count, Finish finish, const Columns &columns) const {
+        const int64_t end = min(tile.done + count, tile.height);
+        if (tile.done < end) (this->*finish)(tile, tile.done, end, columns);
+        tile.done = end;
     }
 
     // The epilogue's lines lie a row apart, where no hardware foresees them: asked for before the product, they
     // are there after it. Those written past the caches are better not there.
-    void prefetch(int64_t row0, int64_t height, int64_t col0) const {
+    void prefetch(const Tile &tile) const {
         const int64_t size = args.residual_type == FLOAT32 ? 4 : 2;
-        for (int64_t r = 0; r < height; r++) {
-            const int64_t at = (row0 + r) * args.n + col0;
+        for (int64_t r = 0; r < tile.height; r++) {
+            const int64_t at = (tile.row0 + r) * args.n + tile.col0;
             const char *out = static_cast<const char *>(args.out) + at * out_size();
             for (int64_t byte = 0; !streams && byte < COLS * out_size(); byte += LINE) __builtin_prefetch(out + byte, 1);
             if (!args.residual) continue;
@@ -177,23 +193,24 @@ struct Linear {
         }
     }
 
-    // Undo the offset, then the reference's steps in its order. The residual is read before anything is written:
-    // its lines and those of the output may have the same place in their pages, so a load among the stores waits.
+    // Rows begin to end of a tile: undo the offset, then the reference's steps in its order. The residual is read before
+    // anything is written: its lines and those of the output may have the same place in their pages, so a load among
+    // the stores waits.
     template <class Out, class Residual, bool GELU, bool BRANCH>
-    void finish(Sums sums, Sums branch_sums, int64_t row0, int64_t height, int64_t col0, int64_t width,
-                const Columns &columns) const {
+    void finish(const Tile &tile, int64_t begin, int64_t end, const Columns &columns) const {
         constexpr bool ADDS = !std::is_same<Residual, None>::value;
         const int offset = args.packed ? Isa::OFFSET4 : Isa::OFFSET8;
         alignas(64) Residual residual[ROWS][COLS];
         if constexpr (ADDS)
-            for (int64_t r = 0; r < height; r++)
-                copy(static_cast<const Residual *>(args.residual) + (row0 + r) * args.n + col0, width, residual[r]);
-        for (int64_t r = 0; r < height; r++) {
-            const float *scales = args.row_scale + (row0 + r) * (BRANCH ? 2 : 1);
+            for (int64_t r = begin; r < end; r++)
+                copy(static_cast<const Residual *>(args.residual) + (tile.row0 + r) * args.n + tile.col0, tile.width,
+                     residual[r]);
+        for (int64_t r = begin; r < end; r++) {
+            const float *scales = args.row_scale + (tile.row0 + r) * (BRANCH ? 2 : 1);
             const float row_scale = scales[0], branch_row_scale = BRANCH ? scales[1] : 0;
-            const int32_t *acc = sums.acc + r * COLS, *branch_acc = branch_sums.acc + r * COLS;
-            const uint32_t excess = P::excess(sums.rows[r], offset);
-            const uint32_t branch_excess = BRANCH ? P::excess(branch_sums.rows[r], Isa::OFFSET8) : 0;
+            const int32_t *acc = tile.acc + r * COLS, *branch_acc = tile.branch_acc + r * COLS;
+            const uint32_t excess = P::excess(tile.sums[r], offset);
+            const uint32_t branch_excess = BRANCH ? P::excess(tile.branch_sums[r], Isa::OFFSET8) : 0;
             alignas(64) Out out[COLS];
             for (int c = 0; c < COLS; c++) {
                 float y = P::exact(acc[c], excess) * row_scale * columns.scale[c];
@@ -205,7 +222,7 @@ struct Linear {
                 if constexpr (ADDS) y += widen(residual[r][c]);
                 narrow(y, out[c]);
             }
-            write(out, width, static_cast<Out *>(args.out) + (row0 + r) * args.n + col0);
+            write(out, tile.width, static_cast<Out *>(args.out) + (tile.row0 + r) * args.n + tile.col0);
         }
     }
 

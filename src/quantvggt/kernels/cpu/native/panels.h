@@ -3,7 +3,8 @@
 //   ROWS, COLS    size of the largest tile
 //   OFFSET8/4     what is added to 8- and 4-bit weights (an unsigned operand); undone with the row's sum
 //   tile<R>       out[R][COLS] int32 = sum over steps of a[step][R] . w[step][COLS], where one step is a
-//                 32-bit word holding 4 or 2 consecutive numbers along k
+//                 32-bit word holding 4 or 2 consecutive numbers along k; with OVERLAPS it also takes a function and
+//                 calls it after every BLOCK of steps
 // and inherits the rest from Panels or overrides it.
 #pragma once
 #include <cstdint>
@@ -20,6 +21,8 @@ struct Panels {
     static constexpr int SMALLEST = 1;  // rows of the smallest tile
     // Are whole lines of the output written past the caches, by stream_line(..) and after all of them fence()?
     static constexpr bool STREAMS = false;
+    // Do products leave the vectors idle, so that the epilogue of the tile before is best done among them?
+    static constexpr bool OVERLAPS = false;
     struct Task {};                     // lives as long as a thread multiplies
 
     // out[s][c] = in[c][s] for `columns` rows, `stride` words apart, of `count` words.
@@ -53,13 +56,20 @@ struct Product {
         return R;
     }
 
-    // acc[..][COLS] of `height` rows, up to ROWS, and one panel of weights.
-    template <int R = ROWS>
-    void multiply(int64_t height, const int32_t *a, const int32_t *w, int32_t *acc) const {
+    struct Nothing {
+        void operator()() const {}
+    };
+
+    // acc[..][COLS] of `height` rows, up to ROWS, and one panel of weights; with OVERLAPS calls `meanwhile` often.
+    template <int R = ROWS, class Meanwhile = Nothing>
+    void multiply(int64_t height, const int32_t *a, const int32_t *w, int32_t *acc, Meanwhile meanwhile = {}) const {
         constexpr int next = smaller(R);
         if constexpr (next >= Isa::SMALLEST)
-            if (height <= next) return multiply<next>(height, a, w, acc);
-        Isa::template tile<R>(steps, a, w, acc);
+            if (height <= next) return multiply<next>(height, a, w, acc, meanwhile);
+        if constexpr (Isa::OVERLAPS)
+            Isa::template tile<R>(steps, a, w, acc, meanwhile);
+        else
+            Isa::template tile<R>(steps, a, w, acc);
     }
 
     // What the products of a row whose numbers add up to `sum` have too much.
