@@ -8,8 +8,9 @@ and with shift, presmooth and special tokens of their own width against PyTorch 
 block has around its layers (LayerNorm before; GELU, or gain and residual, behind), in the ops' one pass against
 PyTorch's modules around them; attention in bfloat16 with LayerNorm and rotary embedding of queries and keys against the
 reference, and against PyTorch's bare attention without those steps on queries, keys and values that already lie as it
-likes them. On a CPU with AVX512-VNNI, products are also compared with its peak: threads times what one does in a loop
-that touches nothing but registers, in the same rounds (`peak_vnni.cpp`, compiled for the run).
+likes them. On a CPU with AVX512-VNNI or AMX-INT8, products are also compared with the peak of each: threads times what
+one does in a loop that touches nothing but registers, in the same rounds (`peak_vnni.cpp` and `peak_amx.cpp`, compiled
+for the run); elsewhere a line says why not.
 Each round runs every side once, in turn, so that all sides meet the same noise; a row holds medians over the rounds.
 The last line is JSON.
 """
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -73,14 +75,14 @@ def linear_row(site: str, m: int, repeats: int) -> dict[str, object]:
         "bfloat16": lambda: F.linear(x16, weight16, bias16),
         "float32": lambda: F.linear(x, weight, bias),
     }
-    peak = vnni_peak()
-    seconds = medians(sides | ({"peak": peak} if peak else {}), repeats)
+    loops = peaks()
+    seconds = medians(sides | {peak.key: loop for peak, loop in loops.items()}, repeats)
     speedups = ratios("w8", seconds, ("int_mm", "bfloat16", "float32"))
-    if peak:
-        most = torch.get_num_threads() * PEAK_OPERATIONS / seconds.pop("peak")
-        speedups["of_peak"] = 2 * m * n * k / seconds["w8"] / most
-    share = f" {100 * speedups['of_peak']:9.0f}%" if peak else ""
-    say(f"{site:10} {k:5} {n:5}" + "".join(f" {2e-9 * m * n * k / seconds[side]:9.0f}" for side in sides) + share)
+    for peak in loops:
+        most = torch.get_num_threads() * peak.operations / seconds.pop(peak.key)
+        speedups[peak.key] = 2 * m * n * k / seconds["w8"] / most
+    shares = "".join(f" {100 * speedups[peak.key]:9.0f}%" if peak in loops else f" {'-':>10}" for peak in PEAKS)
+    say(f"{site:10} {k:5} {n:5}" + "".join(f" {2e-9 * m * n * k / seconds[side]:9.0f}" for side in sides) + shares)
     return {"op": "int_linear", "site": site, "m": m, "k": k, "n": n, "seconds": seconds, **speedups}
 
 
@@ -175,21 +177,45 @@ def epilogue_row(site: str, m: int, repeats: int) -> dict[str, object]:
     return {"op": "int_linear", "epilogue": site, "m": m, "seconds": seconds, **ratios("fused", seconds, ("steps",))}
 
 
-PEAK_OPERATIONS = 2_000_000_000
+@dataclass(frozen=True)
+class Peak:
+    """A loop on nothing but registers: the path whose instructions it uses, its JSON key, its source and flags, and how
+    many operations are to be timed."""
+
+    path: str
+    key: str
+    source: str
+    flags: tuple[str, ...]
+    operations: int
+
+
+PEAKS = (
+    Peak("avx512vnni", "of_peak", "peak_vnni.cpp", ("-mavx512f", "-mavx512vnni"), 2_000_000_000),
+    Peak("amx", "of_amx_peak", "peak_amx.cpp", ("-mamx-tile", "-mamx-int8"), 20_000_000_000),
+)
 
 
 @lru_cache
-def vnni_peak() -> Callable[[], None] | None:
-    """PEAK_OPERATIONS of int8 on one thread, or None if this CPU can't."""
-    if not LinearPath("avx512vnni").available(CPU)[0]:
-        return None
-    source = str(Path(__file__).with_name("peak_vnni.cpp"))
-    flags = ["-O2", "-shared", "-fPIC", "-pthread", "-mavx512f", "-mavx512vnni"]
+def peaks() -> dict[Peak, Callable[[], None]]:
+    """Those that this CPU can, each on one thread. Asking for a path has the system let this process use it."""
+    found = {}
+    for peak in PEAKS:
+        can, reason = LinearPath(peak.path).available(CPU)
+        if can:
+            found[peak] = compiled(peak)
+        else:
+            say(f"no peak of {build.INSTRUCTIONS[peak.path]}: {reason}")
+    return found
+
+
+def compiled(peak: Peak) -> Callable[[], None]:
+    flags = ["-std=c++17", "-O2", "-shared", "-fPIC", "-pthread", f"-I{build.SOURCES}", *peak.flags]
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/peak.so"
+        source = str(Path(__file__).with_name(peak.source))
         subprocess.run([*build._compiler(), *flags, source, "-o", file], check=True)
         native = ctypes.CDLL(file)
-    return lambda: native.peak(ctypes.c_int64(PEAK_OPERATIONS))
+    return lambda: native.peak(ctypes.c_int64(peak.operations))
 
 
 def ratios(ours: str, seconds: dict[str, float], baselines: Sequence[str]) -> dict[str, float]:
@@ -211,9 +237,10 @@ def main() -> None:
     os.environ[measured.ENVIRONMENT] = "0"  # native kernels are to be seen here, be they the quickest or not
     backends = {op: registry.select(op, CPU).name for op in ("int_linear", "rotate_quantize", "attention")}
     say(f"{processor()}, {args.threads} threads, {backends}, torch {torch.__version__}")
+    peaks()
     say(
-        f"GOP/s, {args.rows} rows:\n"
-        "site           K     N        w8        w4    int_mm  bfloat16   float32  w8 of peak"
+        f"GOP/s, {args.rows} rows; w8 as a share of the peaks of AVX512-VNNI and AMX:\n"
+        "site           K     N        w8        w4    int_mm  bfloat16   float32    of VNNI     of AMX"
     )
     rows = [linear_row(site, args.rows, args.repeats) for site in SHAPES]
     say("rotate_quantize, microseconds per token:\n         K       native    reference")
