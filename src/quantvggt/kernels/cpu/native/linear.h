@@ -136,6 +136,7 @@ struct Linear {
                 tile.done = 0, tile.sums = sums + r, tile.branch_sums = branch_sums + r;
                 if (args.branch) branch.multiply(tile.height, branch_a + r * branch.steps, branch_w, tile.branch_acc);
                 prefetch(tile);
+                prefetch_weights(col0 + c + COLS, min(COLS, cols - c - COLS), r / ROWS, ceil(rows, ROWS));
                 main.multiply(tile.height, a + r * main.steps, w, tile.acc,
                               [&] { finish_rows(last, share, finish, columns); });
                 if constexpr (!Isa::OVERLAPS) finish_rows(tile, ROWS, finish, columns);
@@ -165,12 +166,23 @@ struct Linear {
         }
     }
 
+    // One of so many parts of a panel of weights, whose columns lie one behind another: needed soon, but the L1 cache is
+    // full of what is needed now.
+    void prefetch_weights(int64_t col0, int64_t width, int64_t part, int64_t parts) const {
+        const char *weights = static_cast<const char *>(args.weight) + col0 * column_bytes();
+        const int64_t bytes = width * column_bytes(), share = up(ceil(bytes, parts), LINE);
+        for (int64_t byte = part * share; byte < min((part + 1) * share, bytes); byte += LINE)
+            __builtin_prefetch(weights + byte, 0, 2);
+    }
+
+    int64_t column_bytes() const { return args.packed ? ceil(args.k, 8) * 4 : args.k; }
+
     void lay_out_weights(int64_t col0, int64_t width, int32_t *w) const {
         main.lay_out_weights(width, w, [=](int64_t c, int64_t k0, int64_t have, typename Isa::W *out) {
             if (!args.packed)
                 return P::widen8(static_cast<const int8_t *>(args.weight) + (col0 + c) * args.k + k0, have, out);
             // Byte j holds numbers 2j and 2j + 1, each plus 8; k0 is a multiple of 8.
-            const auto *q = static_cast<const uint8_t *>(args.weight) + (col0 + c) * ceil(args.k, 8) * 4 + k0 / 2;
+            const auto *q = static_cast<const uint8_t *>(args.weight) + (col0 + c) * column_bytes() + k0 / 2;
             for (int64_t j = 0; j < (have + 1) / 2; j++) {
                 out[2 * j] = typename Isa::W((q[j] & 15) + (Isa::OFFSET4 - 8));
                 out[2 * j + 1] = typename Isa::W((q[j] >> 4) + (Isa::OFFSET4 - 8));
