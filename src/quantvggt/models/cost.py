@@ -16,7 +16,7 @@ _HIDDEN = 8  # numbers that an MLP's hidden layer has before and after its GELU,
 
 def block_bytes(dim: int, tokens: int, kept: int, products: int, hidden: int | None = None) -> int:
     """Of a transformer block on so many tokens, its input included; hidden: numbers between an MLP's two layers, for
-    each token, None: those of `nn.block.Mlp`."""
+    each token, None: those of `nn.block.Mlp`. An MLP's as on a GPU: on a CPU it takes fewer rows at once."""
     rows = min(tokens, MLP_ROWS_PER_CHUNK)
     attention = dim * tokens * (3 * kept + 4 * products + 4 * FLOAT32)
     mlp = dim * tokens * (2 * kept + products) + (hidden or _HIDDEN * dim) * rows * (products + FLOAT32) // 2
