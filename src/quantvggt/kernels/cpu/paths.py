@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantvggt.core.rotation import inner_order, paley
@@ -212,4 +213,5 @@ def _address(tensor: Tensor | None) -> int | None:
 
 @lru_cache
 def _hadamard(m: int) -> Tensor:
-    return torch.from_numpy(paley(m)).float()
+    """Rows end in zeros up to a multiple of 16, so that vectors can be loaded anywhere in them."""
+    return F.pad(torch.from_numpy(paley(m)).float(), (0, -m % 16))

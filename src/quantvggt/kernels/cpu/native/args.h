@@ -13,7 +13,7 @@ struct RotateArgs {
     const float *shift;      // [d] or null
     const float *presmooth;  // [d] or null
     const int8_t *signs;     // [d], or null: no rotation
-    const float *hadamard;   // [m, m] of +1 and -1, unused if m is 1
+    const float *hadamard;   // [m, m up to a multiple of 16] of +1 and -1, then zeros; unused if m is 1
     const float *smooth;     // [d] or null
     const float *clip;       // [2] or null
     const int8_t *basis;     // [d, rank], or null: no low-rank branch

@@ -57,17 +57,12 @@ inline int64_t combine_all(float *x, int64_t n, int64_t half) {
     return C * half;
 }
 
-// Sylvester's H_n on one run of n = 2^i floats.
-void sylvester(float *x, int64_t n) {
-    int64_t half = 1;
-    if (n >= 4 * LANES) {
-        for (int64_t i = 0; i < n; i += 4 * LANES) combine<4, true>(x + i, LANES);
-        half = 4 * LANES;
+// The butterflies of strides `half`, twice that, ... below n, half a multiple of LANES; or any, a number at a time.
+inline void combine_rest(float *x, int64_t n, int64_t half) {
+    if (half % LANES == 0) {
         while (8 * half <= n) half = combine_all<8>(x, n, half);
         if (4 * half <= n) half = combine_all<4>(x, n, half);
-    } else if (n >= LANES) {
-        for (int64_t i = 0; i < n; i += LANES) store(x + i, butterflies(load(x + i)));
-        half = LANES;
+        if (2 * half <= n) half = combine_all<2>(x, n, half);
     }
     for (; half < n; half *= 2)
         for (int64_t block = 0; block < n; block += 2 * half)
@@ -77,33 +72,53 @@ void sylvester(float *x, int64_t n) {
             }
 }
 
-// x H on one row, not yet divided by sqrt(d); `other` is scratch of the same size.
-void hadamard(float *x, float *other, const RotateArgs &args) {
-    const int64_t m = args.m, run = args.d / m;
-    if (m == 1) return sylvester(x, run);
-    // With the m numbers of a block spread over m runs, H_m adds whole runs, and Sylvester's part is one
-    // transform of each run.
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t b = 0; b < run; b++) other[i * run + b] = x[b * m + i];
-    for (int64_t j = 0; j < m; j++) {
-        float *sum = x + j * run;
-        const float *signs = args.hadamard + j;
-        const int64_t whole = run / LANES * LANES;
-        for (int64_t b = 0; b < whole; b += LANES) {
-            Floats v = {};
-            for (int64_t i = 0; i < m; i++) v += load(other + i * run + b) * signs[i * m];
-            store(sum + b, v);
-        }
-        for (int64_t b = whole; b < run; b++) {
-            float v = 0;
-            for (int64_t i = 0; i < m; i++) v += other[i * run + b] * signs[i * m];
-            sum[b] = v;
-        }
-        sylvester(sum, run);
+// Sylvester's H_n on one run of n = 2^i floats.
+void sylvester(float *x, int64_t n) {
+    int64_t half = 1;
+    if (n >= 4 * LANES) {
+        for (int64_t i = 0; i < n; i += 4 * LANES) combine<4, true>(x + i, LANES);
+        half = 4 * LANES;
+    } else if (n >= LANES) {
+        for (int64_t i = 0; i < n; i += LANES) store(x + i, butterflies(load(x + i)));
+        half = LANES;
     }
-    for (int64_t b = 0; b < run; b++)
-        for (int64_t i = 0; i < m; i++) other[b * m + i] = x[i * run + b];
-    std::memcpy(x, other, sizeof(float) * args.d);
+    combine_rest(x, n, half);
+}
+
+// H_m on C blocks of m numbers, then the butterflies between these blocks: x -> out, LANES numbers of each block at a
+// time. Where m is no multiple of LANES the last ones overlap those before, or if m is smaller, what stands behind.
+template <int C>
+inline void paley(const float *x, float *out, const float *matrix, int64_t m) {
+    const int64_t width = up(m, 16);
+    for (int64_t done = 0; done < m; done += LANES) {
+        const int64_t j = done + LANES <= m || m < LANES ? done : m - LANES;
+        Floats v[C] = {};
+        for (int64_t i = 0; i < m; i++) {
+            const Floats signs = load(matrix + i * width + j);
+            for (int c = 0; c < C; c++) v[c] += signs * x[c * m + i];
+        }
+        for (int half = 1; half < C; half *= 2)
+            for (int c = 0; c < C; c++)
+                if (!(c & half)) {
+                    const Floats a = v[c], b = v[c + half];
+                    v[c] = a + b, v[c + half] = a - b;
+                }
+        for (int c = 0; c < C; c++) store(out + c * m + j, v[c]);
+    }
+}
+
+// x H on one row, not yet divided by sqrt(d); `other` is scratch of the same size, and both have LANES numbers more.
+void hadamard(float *x, float *other, const RotateArgs &args) {
+    const int64_t m = args.m, d = args.d;
+    if (m == 1) return sylvester(x, d);
+    std::memcpy(other, x, sizeof(float) * d);
+    const int64_t blocks = d / m, together = min(4, blocks);
+    for (int64_t at = 0; at < d; at += together * m) switch (together) {
+            case 4: paley<4>(other + at, x + at, args.hadamard, m); break;
+            case 2: paley<2>(other + at, x + at, args.hadamard, m); break;
+            default: paley<1>(other + at, x + at, args.hadamard, m);
+        }
+    combine_rest(x, d, together * m);
 }
 
 constexpr int SUMS = 32;  // partial sums of a row, as many as in reference.py on every path; and a multiple of any COLS
