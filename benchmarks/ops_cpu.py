@@ -20,7 +20,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -218,7 +219,8 @@ def measure(name: str, only: str, seconds: float) -> list[dict[str, Any]]:
         if only not in f"{call.kind} {call.site}":
             continue
         layers = {"float": call.layer, **quantized(call, tokens, special)}
-        times = medians({side: lambda layer=layer: call.run(layer) for side, layer in layers.items()}, seconds)
+        with torch.inference_mode():
+            times = medians({side: partial(call.run, layer) for side, layer in layers.items()}, seconds)
         ratios = {side: times[side] / times["float"] for side in times if side != "float"}
         around = {"steps": call.steps, "dtype": str(call.given["x"].dtype).removeprefix("torch.")}
         row = {"model": name, "kind": call.kind, "site": call.site, "shape": call.shape, **around}
@@ -257,5 +259,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
+    with torch.no_grad():
         main()

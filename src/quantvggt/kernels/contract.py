@@ -158,12 +158,7 @@ class IntLinear:
         _set(self, "q", q)
         k = q.shape[-1] - self.rank
         weight = _tensor("weight", self.weight, (torch.int8, torch.int32), q.device)
-        width = k if weight.dtype is torch.int8 else packed_width(k)
-        if weight.ndim != 2 or weight.shape[1] != width:
-            raise InputError(
-                f"a weight for {k} channels is int8 [N, {k}] or packed int32 [N, {packed_width(k)}], "
-                f"not {weight.dtype} {list(weight.shape)}"
-            )
+        _fitting_weight(weight, k)
         _set(self, "weight", weight)
         n = weight.shape[0]
         rows = q.numel() // q.shape[-1]
@@ -175,8 +170,7 @@ class IntLinear:
         _vector(self, "bias", FLOATS, n, q.device, torch.float32)
         _vector(self, "gain", FLOATS, n, q.device, torch.float32)
         _flag("gelu", self.gelu)
-        if self.out_dtype not in FLOATS:
-            raise InputError(f"out_dtype is a float type of 16 to 64 bits, not {self.out_dtype}")
+        _out_dtype(self.out_dtype)
         if self.residual is not None:
             residual = _tensor("residual", self.residual, FLOATS, q.device)
             shape = (*q.shape[:-1], n)
@@ -214,6 +208,47 @@ class IntLinear:
         step = copy.copy(self)
         object.__setattr__(step, "weight", prepared)
         return step
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DequantizeWeight:
+    """The float weight that integers stand for, rounded once to `out_dtype`: weight times weight_scale, [N, K].
+
+    weight int8 [N, K] or 4-bit [N, ceil(K / 8)] and weight_scale float32 [N, 1] as in `IntLinear`; K is `channels`.
+    inputs: how many of them stand together, K's last dimension; the result is [inputs, K / inputs, N] then, as a
+    transposed convolution's weight lies in channels_last.
+    Raises InputError if the weight does not fit K, or K isn't made of whole `inputs`.
+    """
+
+    OP: ClassVar = "dequantize_weight"
+
+    weight: Tensor
+    weight_scale: Tensor
+    channels: int
+    out_dtype: torch.dtype
+    inputs: int | None = None
+
+    def __post_init__(self) -> None:
+        weight = _tensor("weight", self.weight, (torch.int8, torch.int32))
+        _integer("channels", self.channels, 1, (1 << 31) - 1)
+        _fitting_weight(weight, self.channels)
+        _set(self, "weight", weight)
+        _vector(self, "weight_scale", (torch.float32,), weight.shape[0], weight.device, optional=False)
+        _out_dtype(self.out_dtype)
+        if self.inputs is not None:
+            _integer("inputs", self.inputs, 1, self.channels)
+            if self.channels % self.inputs:
+                raise InputError(f"{self.channels} channels are no whole groups of {self.inputs} inputs")
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    def empty(self) -> Tensor:
+        """Room for the result."""
+        n, k = self.weight.shape[0], self.channels
+        shape = (n, k) if self.inputs is None else (self.inputs, k // self.inputs, n)
+        return self.weight.new_empty(shape, dtype=self.out_dtype)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -292,7 +327,7 @@ class Attention:
         return self.qkv.new_empty((batch, n, width // 3))
 
 
-Step = RotateQuantize | IntLinear | Attention
+Step = RotateQuantize | IntLinear | DequantizeWeight | Attention
 
 
 class Backend(ABC):
@@ -347,6 +382,9 @@ def examples(device: torch.device) -> dict[str, dict[str, Step]]:
                 both, zeros(2), weights["4"], scale, None, torch.float32, branch=basis[:1], branch_scale=scale
             ),
         },
+        DequantizeWeight.OP: {
+            f"{bits}-bit weights": DequantizeWeight(weight, scale, 64, torch.bfloat16) for bits, weight in weights.items()
+        },
         Attention.OP: {
             name: Attention(zeros(1, 1, 3 * 64, dtype=dtype), 1, None, None, None, None, 0.0, None, None)
             for name, dtype in types.items()
@@ -399,6 +437,20 @@ def _vector(
 def _set(step: Step, name: str, value: Tensor) -> None:
     if value is not getattr(step, name):
         object.__setattr__(step, name, value)
+
+
+def _fitting_weight(weight: Tensor, k: int) -> None:
+    width = k if weight.dtype is torch.int8 else packed_width(k)
+    if weight.ndim != 2 or weight.shape[1] != width:
+        raise InputError(
+            f"a weight for {k} channels is int8 [N, {k}] or packed int32 [N, {packed_width(k)}], "
+            f"not {weight.dtype} {list(weight.shape)}"
+        )
+
+
+def _out_dtype(value: object) -> None:
+    if value not in FLOATS:
+        raise InputError(f"out_dtype is a float type of 16 to 64 bits, not {value}")
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:

@@ -1,4 +1,5 @@
-"""The ops that carry the method, registered with torch.library: `rotate_quantize`, `int_linear` and `attention`.
+"""The ops that carry the method, registered with torch.library: `rotate_quantize`, `int_linear`, `dequantize_weight` and
+`attention`.
 
 Each takes the fields of its step (`contract`), by place or by name, and returns what the registry's backend makes of
 it. They have no gradient: learning uses the differentiable pieces in `core` instead.
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.kernels import cpu, reference, registry, triton
-from quantvggt.kernels.contract import Attention, IntLinear, RotateQuantize
+from quantvggt.kernels.contract import Attention, DequantizeWeight, IntLinear, RotateQuantize
 
 
 def _op(step: Callable[..., Any], name: str, returns: Any) -> Callable[..., Any]:
@@ -41,6 +42,7 @@ def _op(step: Callable[..., Any], name: str, returns: Any) -> Callable[..., Any]
 
 rotate_quantize = _op(RotateQuantize, "rotate_quantize", tuple[Tensor, Tensor])
 int_linear = _op(IntLinear, "int_linear", Tensor)
+dequantize_weight = _op(DequantizeWeight, "dequantize_weight", Tensor)
 attention = _op(Attention, "attention", Tensor)
 
 reference.register()

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantvggt.core.affine import quantize_rows
+from quantvggt.core.affine import dequantize, quantize_rows
 from quantvggt.core.packing import unpack_int4
 from quantvggt.core.rotation import rotate
 from quantvggt.kernels import registry
-from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize, Step
+from quantvggt.kernels.contract import Attention, Backend, DequantizeWeight, IntLinear, RotateQuantize, Step
 
 
 def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
@@ -67,11 +67,7 @@ def int_linear(step: IntLinear) -> Tensor:
     if not (step.q.numel() and n):
         return step.empty()
     q, row_scale = step.q.view(step.rows, -1), step.row_scale.view(step.rows, -1)
-    weight = step.weight
-    if weight.dtype == torch.int32:
-        # Copied, because a dimension of size one may have any stride, which torch won't view as bytes.
-        weight = unpack_int4(weight.clone(memory_format=torch.contiguous_format), k)
-    y = _integer_product(q[:, :k], weight).float()
+    y = _integer_product(q[:, :k], _in_8_bits_each(step.weight, k)).float()
     y.mul_(row_scale[:, :1]).mul_(step.weight_scale)
     if step.branch is not None and step.branch_scale is not None:
         y.add_(_integer_product(q[:, k:], step.branch).float().mul_(row_scale[:, 1:]).mul_(step.branch_scale))
@@ -84,6 +80,20 @@ def int_linear(step: IntLinear) -> Tensor:
     if step.residual is not None:
         y.add_(step.residual.view(y.shape).float())
     return y.to(step.out_dtype).view(*step.q.shape[:-1], n)
+
+
+def dequantize_weight(step: DequantizeWeight) -> Tensor:
+    weight = dequantize(_in_8_bits_each(step.weight, step.channels), step.weight_scale.view(-1, 1)).to(step.out_dtype)
+    if step.inputs is None:
+        return weight
+    return weight.view(len(weight), -1, step.inputs).permute(2, 1, 0).contiguous()
+
+
+def _in_8_bits_each(weight: Tensor, k: int) -> Tensor:
+    if weight.dtype == torch.int8:
+        return weight
+    # Copied, because a dimension of size one may have any stride, which torch won't view as bytes.
+    return unpack_int4(weight.clone(memory_format=torch.contiguous_format), k)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -187,5 +197,5 @@ class Reference(Backend):
 
 def register() -> None:
     """Before anything else: the registry's last one takes every step."""
-    for step, op in ((RotateQuantize, rotate_quantize), (IntLinear, int_linear), (Attention, attention)):
-        registry.register(step.OP, Reference(op))
+    for op in (rotate_quantize, int_linear, dequantize_weight, attention):
+        registry.register(op.__name__, Reference(op))

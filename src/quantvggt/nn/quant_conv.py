@@ -1,24 +1,32 @@
 """The quantized convolution: a weight in few bits, activations in floating point."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantvggt.core.affine import quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
+from quantvggt.kernels.ops import dequantize_weight
 from quantvggt.nn.quant_weight import QuantWeight
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
+HELD = 1 << 18  # all such layers of VGGT-1B together take 10 MB
+# Stored weight, weakly -> what its float weight was made of, and that.
+_floats = WeakTensorKeyDictionary()
 
 
 class QuantConv2d(QuantWeight):
     """nn.Conv2d or nn.ConvTranspose2d with groups and dilation of 1, its weight as integers [N, K].
 
     N are the output channels, K = kernel rows * kernel columns * input channels in that order, the last fastest: so the
-    dequantized weight lies as channels_last has it. The weight is made floating point, in the input's dtype, for each
-    call: next to the convolution of a whole map that costs nothing. Sums over a window cross tokens, which each have a
-    scale of their own, so there are no integer activations.
+    dequantized weight lies as channels_last has it. It is made floating point, in the input's dtype, for each call: next
+    to the convolution of a whole map that costs nothing. Only weights of up to `HELD` numbers are kept so, because their
+    convolutions may take less time than it takes to ask. Sums over a window cross tokens, which each have a scale of
+    their own, so there are no integer activations.
     """
 
     def __init__(self, conv: Conv, scheme: Scheme) -> None:
@@ -50,11 +58,37 @@ class QuantConv2d(QuantWeight):
         return module
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.dequantized_weight().to(x.dtype).unflatten(1, (*self.kernel, -1))  # [N, rows, columns, C]
+        weight = self._held(x.dtype) if self.weight_count <= HELD else self.float_weight(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.transposed:
-            return F.conv_transpose2d(x, weight.permute(3, 0, 1, 2), bias, self.stride, self.padding)  # type: ignore[arg-type]
-        return F.conv2d(x, weight.permute(0, 3, 1, 2), bias, self.stride, self.padding)
+            return F.conv_transpose2d(x, weight, bias, self.stride, self.padding)  # type: ignore[arg-type]
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+    @property
+    def weight_count(self) -> int:
+        return self.out_features * self.in_features
+
+    def float_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight that the integers stand for as PyTorch's convolutions take it, in channels_last."""
+        rows, columns = self.kernel
+        inputs = self.in_features // (rows * columns)
+        weight = dequantize_weight(
+            self.stored_weight, self.weight_scale, self.in_features, dtype, inputs if self.transposed else None
+        )
+        outer, inner = (inputs, -1) if self.transposed else (-1, inputs)
+        return weight.view(outer, rows, columns, inner).permute(0, 3, 1, 2)
+
+    def _held(self, dtype: torch.dtype) -> Tensor:
+        """`float_weight`, made again only after the integers or scales were written into."""
+        stored, scale = self.stored_weight, self.weight_scale
+        if torch.compiler.is_compiling() or stored.is_inference() or scale.is_inference():
+            return self.float_weight(dtype)  # nobody counts what is written into these
+        of = dtype, stored._version, id(scale), scale._version
+        made: tuple[Any, Tensor, Tensor] | None = _floats.get(stored)
+        if made is None or made[0] != of:
+            with torch.inference_mode(False), torch.no_grad():
+                made = _floats[stored] = of, self.float_weight(dtype), scale  # kept, so that no other has its id
+        return made[1]
 
 
 def flat_weight(conv: Conv) -> Tensor:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from quantvggt.core.affine import dequantize
 from quantvggt.core.packing import MEMORY_BITS, pack_int4, packed_width, unpack_int4
 from quantvggt.core.scheme import Scheme
+from quantvggt.kernels.ops import dequantize_weight
 from quantvggt.nn.tensors import TENSORS
 
 
@@ -69,7 +69,8 @@ class QuantWeight(nn.Module):
 
     def dequantized_weight(self) -> Tensor:
         """The weight that the integers stand for, float32 [N, K]."""
-        return dequantize(self.integer_weight(), self.weight_scale)
+        weight: Tensor = dequantize_weight(self.stored_weight, self.weight_scale, self.in_features, torch.float32)
+        return weight
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme.name}"

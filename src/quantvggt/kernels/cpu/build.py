@@ -66,6 +66,7 @@ INSTRUCTIONS = {
     "portable": "portable C++",
 }
 ATTENTION_PATHS = tuple(ATTENTION_FLAGS if X86 else ARM_ATTENTION_FLAGS if ARM else ())  # best first
+DEQUANTIZING_PATHS = tuple(path for path in PATHS if path != "amx")  # tiles only multiply
 ALL_PATHS = (*PATHS, *ATTENTION_PATHS)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantvggt.core.rotation import inner_order, paley
-from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize
+from quantvggt.kernels.contract import Attention, Backend, DequantizeWeight, IntLinear, RotateQuantize
 from quantvggt.kernels.cpu import build, proof
 from quantvggt.kernels.cpu.structs import STRUCTS
 
@@ -140,6 +140,29 @@ class LinearPath(CpuPath):
             rank=step.rank,
         )
         return y
+
+
+class DequantizePath(CpuPath):
+    OP, STRUCT = DequantizeWeight.OP, "DequantizeArgs"
+
+    def accepts(self, step: DequantizeWeight) -> str | None:
+        if step.out_dtype not in TYPES:
+            return "its output is never float64"
+        return None if len(step.weight) else "there are no rows"
+
+    def run(self, step: DequantizeWeight) -> Tensor:
+        out = step.empty()
+        self._call(
+            weight=_address(step.weight),
+            weight_scale=_address(step.weight_scale),
+            out=_address(out),
+            out_type=TYPES[step.out_dtype],
+            packed=step.weight.dtype is torch.int32,
+            n=len(step.weight),
+            k=step.channels,
+            inputs=step.inputs or 0,
+        )
+        return out
 
 
 class AttentionPath(CpuPath):

@@ -44,6 +44,14 @@ struct LinearArgs {
     int64_t m, n, k, rank, threads;
 };
 
+struct DequantizeArgs {
+    const void *weight;      // int8 [n, k] or, if packed, 4-bit as core/packing.py stores it
+    const float *weight_scale; // [n]
+    void *out;               // of out_type, [n, k]; with inputs [inputs, k / inputs, n]
+    int64_t out_type, packed, n, k, threads;
+    int64_t inputs;          // 0, or how many of a row's numbers stand together, the last dimension of k
+};
+
 struct AttentionArgs {
     const void *qkv;         // bfloat16 [batch, n, 3, heads, d]
     const float *q_weight, *q_bias, *k_weight, *k_bias; // [d] or null: LayerNorm of queries and keys, with a bias or without

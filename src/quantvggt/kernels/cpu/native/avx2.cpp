@@ -2,6 +2,7 @@
 #define LANES 8
 #include <immintrin.h>
 
+#include "dequantize.h"
 #include "linear.h"
 #include "rotate.h"
 
@@ -38,4 +39,7 @@ EXPORT int avx2_rotate_quantize(const RotateArgs *args) {
 }
 EXPORT int avx2_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Avx2>(args); });
+}
+EXPORT int avx2_dequantize_weight(const DequantizeArgs *args) {
+    return status_of([=] { dequantize_weight(args); });
 }

@@ -2,6 +2,7 @@
 #define LANES 16
 #include <immintrin.h>
 
+#include "dequantize.h"
 #include "linear.h"
 #include "rotate.h"
 #include "transpose512.h"
@@ -37,4 +38,7 @@ EXPORT int avx512vnni_rotate_quantize(const RotateArgs *args) {
 }
 EXPORT int avx512vnni_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Avx512Vnni>(args); });
+}
+EXPORT int avx512vnni_dequantize_weight(const DequantizeArgs *args) {
+    return status_of([=] { dequantize_weight(args); });
 }

@@ -2,6 +2,7 @@
 #define LANES 8
 #include <immintrin.h>
 
+#include "dequantize.h"
 #include "linear.h"
 #include "rotate.h"
 
@@ -37,4 +38,7 @@ EXPORT int avxvnni_rotate_quantize(const RotateArgs *args) {
 }
 EXPORT int avxvnni_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<AvxVnni>(args); });
+}
+EXPORT int avxvnni_dequantize_weight(const DequantizeArgs *args) {
+    return status_of([=] { dequantize_weight(args); });
 }

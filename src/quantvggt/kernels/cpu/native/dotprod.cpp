@@ -2,6 +2,7 @@
 #define LANES 4
 #include <arm_neon.h>
 
+#include "dequantize.h"
 #include "linear.h"
 #include "rotate.h"
 
@@ -36,4 +37,7 @@ EXPORT int dotprod_rotate_quantize(const RotateArgs *args) {
 }
 EXPORT int dotprod_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Dot>(args); });
+}
+EXPORT int dotprod_dequantize_weight(const DequantizeArgs *args) {
+    return status_of([=] { dequantize_weight(args); });
 }

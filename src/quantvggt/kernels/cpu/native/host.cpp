@@ -190,4 +190,5 @@ EXPORT int portable_supported() { return 1; }
 
 EXPORT int RotateArgs_size() { return sizeof(RotateArgs); }
 EXPORT int LinearArgs_size() { return sizeof(LinearArgs); }
+EXPORT int DequantizeArgs_size() { return sizeof(DequantizeArgs); }
 EXPORT int AttentionArgs_size() { return sizeof(AttentionArgs); }

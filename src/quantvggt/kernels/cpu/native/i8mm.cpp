@@ -2,6 +2,7 @@
 #define LANES 4
 #include <arm_neon.h>
 
+#include "dequantize.h"
 #include "linear.h"
 #include "rotate.h"
 
@@ -52,4 +53,7 @@ EXPORT int i8mm_rotate_quantize(const RotateArgs *args) {
 }
 EXPORT int i8mm_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Matrix>(args); });
+}
+EXPORT int i8mm_dequantize_weight(const DequantizeArgs *args) {
+    return status_of([=] { dequantize_weight(args); });
 }

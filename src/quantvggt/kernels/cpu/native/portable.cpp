@@ -1,6 +1,7 @@
 // For any CPU: plain C++ on four floats at a time. A float holds every integer up to 2^24, which is 1024
 // products of two 8-bit numbers.
 #define LANES 4
+#include "dequantize.h"
 #include "linear.h"
 #include "rotate.h"
 
@@ -33,4 +34,7 @@ EXPORT int portable_rotate_quantize(const RotateArgs *args) {
 }
 EXPORT int portable_int_linear(const LinearArgs *args) {
     return status_of([=] { int_linear<Portable>(args); });
+}
+EXPORT int portable_dequantize_weight(const DequantizeArgs *args) {
+    return status_of([=] { dequantize_weight(args); });
 }
