@@ -76,15 +76,16 @@ def select(op: str, device: torch.device) -> Backend:
 
     Raises InputError if a forced one is unknown or can't run there.
     """
-    return next(_candidates(op, device, _backends[op]))
+    return next(_candidates(op, device, _backends[op], _forced_name()))
 
 
 def choose(step: Step) -> Backend:
     """The backend that runs `step`. Raises InputError as `select` does."""
     backends: Sequence[Backend] = _backends[step.OP]
-    if step.device.type == "cpu" and len(backends) > 1 and _forced_name() is None:
+    device, name = step.device, _forced_name()
+    if device.type == "cpu" and len(backends) > 1 and name is None:
         backends = measured.in_order(step, backends)
-    return next(backend for backend in _candidates(step.OP, step.device, backends) if backend.accepts(step) is None)
+    return next(backend for backend in _candidates(step.OP, device, backends, name) if backend.accepts(step) is None)
 
 
 def run(step: Step) -> Any:
@@ -128,8 +129,8 @@ def _reason(backend: Backend, step: Step, chosen: Backend) -> str:
     return refusal or reason
 
 
-def _candidates(op: str, device: torch.device, backends: Sequence[Backend]) -> Iterator[Backend]:
-    name = _forced_name()
+def _candidates(op: str, device: torch.device, backends: Sequence[Backend], name: str | None) -> Iterator[Backend]:
+    """name: of the one that is forced."""
     for backend in backends:
         if name is None or backend.name == name:
             available, reason = backend.available(device)

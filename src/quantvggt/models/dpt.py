@@ -33,7 +33,7 @@ class Layout:
 
 class ResidualUnit(nn.Module):
     """Two 3x3 convolutions around a skip. activated: the skip carries relu(x), for VGGT's published ReLU works in
-    place."""
+    place; x is used up then."""
 
     def __init__(self, channels: int, activated: bool) -> None:
         super().__init__()
@@ -42,8 +42,9 @@ class ResidualUnit(nn.Module):
         self.activated = activated
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(x)
-        return (active if self.activated else x) + self.conv2(F.relu(self.conv1(active), inplace=True))
+        active = F.relu(x, inplace=self.activated)
+        y: Tensor = self.conv2(F.relu(self.conv1(active), inplace=True))
+        return y.add_(active if self.activated else x)
 
 
 class Fusion(nn.Module):
@@ -62,7 +63,7 @@ class Fusion(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
         if skip is not None:
-            x = x + self.resConfUnit1(skip)
+            x = self.resConfUnit1(skip).add_(x)
         return resize(self.out_conv(self.resConfUnit2(x)), size)
 
 
@@ -91,7 +92,7 @@ class Pyramid(nn.Module):
             self.output_conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
             self.output_conv2 = nn.Sequential(
                 nn.Conv2d(channels // 2, FUSED_CHANNELS, 3, padding=1),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Conv2d(FUSED_CHANNELS, out_dim, 1),
             )
 
@@ -158,7 +159,7 @@ class DPTHead(nn.Module):
         return resize(x, (height // self.down, width // self.down))
 
     def placed(self, x: Tensor, height: int, width: int) -> Tensor:
-        """The map with its places in the image added, where the family does so."""
+        """The map, which is used up, with its places in the image added, where the family does so."""
         return add_uv_embedding(x, width / height) if self.layout.embedded else x
 
 

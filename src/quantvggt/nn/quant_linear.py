@@ -120,7 +120,8 @@ class QuantLinear(QuantWeight):
     def takes_steps(self) -> bool:
         """Can `forward` be given the steps around the layer? Not with kinds of activations that only studies use."""
         scheme = self.scheme
-        return scheme.quantizes_activations and not (scheme.per_tensor or scheme.static) and self.input_left is None
+        general = scheme.per_tensor or scheme.static or self._buffers["input_left"] is not None
+        return scheme.quantizes_activations and not general
 
     def quantize_input(self, x: Tensor, norm: nn.LayerNorm | None = None) -> tuple[Tensor, Tensor]:
         """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''; of norm(X)'' if `takes_steps`.
@@ -131,20 +132,22 @@ class QuantLinear(QuantWeight):
         scheme = self.scheme
         if scheme.per_tensor or scheme.static:
             return self._quantize_generally(self.transform.apply(x))
+        # Not by attribute: that takes nn.Module longer than a small layer can spare.
+        own = self._buffers
         options: dict[str, Any] = {"asymmetric": scheme.asymmetric}
-        if self.input_left is not None:
+        if own["input_left"] is not None:
             x = self.transform.before_rotation(x)
         else:
-            options |= {"shift": self.input_shift, "presmooth": self.input_presmooth}
-        if self.input_basis is not None:
-            options |= {"basis": self.input_basis, "basis_scale": self.input_basis_scale}
+            options |= {"shift": own["input_shift"], "presmooth": own["input_presmooth"]}
+        if own["input_basis"] is not None:
+            options |= {"basis": own["input_basis"], "basis_scale": own["input_basis_scale"]}
         if norm is not None:
             options |= {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
         if scheme.special_bits is not None:
             options |= {"frame_tokens": self._frames(x).shape[1], "special_tokens": self.special_tokens}
             options["special_bits"] = scheme.special_bits
         result: tuple[Tensor, Tensor] = rotate_quantize(
-            x, self.rotation_signs, self.input_smooth, self.input_clip, scheme.act_bits, **options
+            x, own["rotation_signs"], own["input_smooth"], own["input_clip"], scheme.act_bits, **options
         )
         return result
 
@@ -205,18 +208,19 @@ class QuantLinear(QuantWeight):
             q, row_scale = self.quantize_input(x, norm)
             for beside in (gain, residual):
                 dtype = dtype if beside is None else torch.promote_types(dtype, beside.dtype)
+            own = self._buffers
             y: Tensor = int_linear(
                 q,
                 row_scale,
                 self.stored_weight,
-                self.weight_scale,
-                self.bias,
+                own["weight_scale"],
+                own["bias"],
                 dtype,
                 gelu,
                 gain,
                 residual,
-                self.branch_weight,
-                self.branch_scale,
+                own["branch_weight"],
+                own["branch_scale"],
             )
             return y
         bias = None if self.bias is None else self.bias.to(dtype)

@@ -61,7 +61,9 @@ class QuantWeight(nn.Module):
     @property
     def stored_weight(self) -> Tensor:
         """As it lies in memory: `weight_packed` or `weight`."""
-        return self.get_buffer("weight_packed" if self.packed else "weight")
+        weight = self._buffers["weight_packed" if self.packed else "weight"]
+        assert weight is not None
+        return weight
 
     def integer_weight(self) -> Tensor:
         """int8 [N, K], unpacked if need be."""
