@@ -4,10 +4,10 @@
 
 A model with seeded weights and one block of each kind, in the precision that `reconstruct` takes here (mixed where this
 CPU is quick at bfloat16), runs on one picture and on four, and what goes into each layer that can be quantized is kept.
-Each distinct call is then timed with the float layer and with quantized ones, with the norm, GELU, gain and residual that
-its block gives it. In blocks 8 bits are rounding to nearest and 4 what `best` makes, without a low-rank branch and with
-16 directions; elsewhere both are rounding to nearest, and activations have 8 bits, those of convolutions none. What is
-the same op on both sides is left out: attention, and what is never quantized, such as patch embedding.
+Each distinct call is then timed with the float layer and with quantized ones, with the norm, GELU, gain and residual
+that its block gives it. In blocks 8 bits are rounding to nearest and 4 what `best` makes, without a low-rank branch and
+with 16 directions; elsewhere both are rounding to nearest, and activations have 8 bits, those of convolutions none.
+Left out is what is the same op on both sides: attention, and what is never quantized, such as patch embedding.
 The sides of a call take turns, and a row holds medians. Seconds are processor time of one thread, since the machine may
 be shared, and threads that wait for others would say nothing of an op. Takes about four minutes and 4 GB in all. Rows
 go to stderr, the last line is JSON.
@@ -91,7 +91,9 @@ class Call:
 
     def run(self, layer: nn.Module) -> Tensor:
         with torch.autocast("cpu", mixed.PRODUCTS, enabled=self.autocast):
-            y: Tensor = layer(self.given["x"]) if self.kind.endswith("convolution") else linear_steps(layer, **self.given)
+            y: Tensor = (
+                layer(self.given["x"]) if self.kind.endswith("convolution") else linear_steps(layer, **self.given)
+            )
             return y
 
 
@@ -160,14 +162,17 @@ def opened(name: str) -> tuple[Model, list[Call]]:
                 parameter.data = parameter.data.to(mixed.PRODUCTS)
     calls = Calls(model)
     for frames in (1, 4):
-        images = torch.rand(1, frames, 3, height, width)
-        points = torch.rand(1, 256, 2) * min(height, width) if model.can_track(height, width) else None
-        # Dense heads take two such pictures at a time.
-        calls.of(lambda: model.read(model.encode(images), images, dense=range(min(frames, 2)), queries=points))
+        calls.of(partial(run, model, torch.rand(1, frames, 3, height, width)))
     if isinstance(model, VGGT):
-        tokens = torch.randn(1, CAMERAS, 2 * model.config.embed_dim)
-        calls.of(lambda: model.camera_head(tokens))
+        calls.of(partial(model.camera_head, torch.randn(1, CAMERAS, 2 * model.config.embed_dim)))
     return model, calls.all()
+
+
+def run(model: Model, images: Tensor) -> None:
+    """A pass, dense heads on two pictures: as many of this size as they take at a time."""
+    frames, height, width = images.shape[1], *images.shape[-2:]
+    points = torch.rand(1, 256, 2) * min(height, width) if model.can_track(height, width) else None
+    model.read(model.encode(images), images, dense=range(min(frames, 2)), queries=points)
 
 
 def quantized(call: Call, tokens: int, special: int) -> dict[str, nn.Module]:
@@ -226,7 +231,10 @@ def measure(name: str, only: str, seconds: float) -> list[dict[str, Any]]:
         row = {"model": name, "kind": call.kind, "site": call.site, "shape": call.shape, **around}
         rows.append({**row, "seconds": times, "ratios": ratios})
         shown = "".join(f" {ratio:9.2f}" for ratio in ratios.values())
-        print(f"{call.kind:22} {call.site[-44:]:44} {call.shape:38} {1e3 * times['float']:9.3f} ms{shown}", file=sys.stderr)
+        print(
+            f"{call.kind:22} {call.site[-44:]:44} {call.shape:38} {1e3 * times['float']:9.3f} ms{shown}",
+            file=sys.stderr,
+        )
     return rows
 
 

@@ -13,8 +13,8 @@ from kernel_paths import CPU, require
 from quantvggt.kernels import registry
 from quantvggt.kernels.contract import Backend
 from quantvggt.kernels.cpu import build
-from quantvggt.kernels.cpu.build import ATTENTION_PATHS, PATHS, X86
-from quantvggt.kernels.cpu.paths import AttentionPath, LinearPath, RotatePath
+from quantvggt.kernels.cpu.build import ATTENTION_PATHS, DEQUANTIZING_PATHS, PATHS, X86
+from quantvggt.kernels.cpu.paths import AttentionPath, CpuPath, DequantizePath, LinearPath, RotatePath
 
 EMULATED = " on emulated tiles"
 INTEGER_BACKENDS = (*PATHS, *([f"amx{EMULATED}"] if X86 else []))
@@ -41,17 +41,19 @@ def attention_backend(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     yield from _forced(request, monkeypatch, AttentionPath)
 
 
+@pytest.fixture(params=(*DEQUANTIZING_PATHS, "reference"))
+def dequantizing_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each backend that makes weights floats in turn, forced; skipped where this CPU lacks it."""
+    yield from _forced(request, monkeypatch, DequantizePath)
+
+
 @pytest.fixture(params=(*INTEGER_BACKENDS, "reference"))
 def integer_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The paths and the reference."""
     yield from _forced(request, monkeypatch, RotatePath, LinearPath)
 
 
-def _forced(
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    *kinds: type[RotatePath] | type[LinearPath] | type[AttentionPath],
-) -> Iterator[str]:
+def _forced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, *kinds: type[CpuPath]) -> Iterator[str]:
     name = request.param
     added: list[Backend] = []
     if name.endswith(EMULATED):

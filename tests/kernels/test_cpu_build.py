@@ -308,7 +308,7 @@ struct Second {
     assert first.__name__ == "First"
     assert first._fields_ == [("a", pointer), ("b", pointer), ("c", number), ("d", number), ("e", ctypes.c_float)]
     assert second._fields_ == [("x", pointer)]
-    assert set(structs.STRUCTS) == {"RotateArgs", "LinearArgs", "AttentionArgs"}
+    assert set(structs.STRUCTS) == {"RotateArgs", "LinearArgs", "DequantizeArgs", "AttentionArgs"}
 
 
 def test_other_devices_are_left_alone(cache, builds):

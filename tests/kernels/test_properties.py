@@ -117,6 +117,18 @@ def int_linear_call(random: Random) -> Call:
     }
 
 
+def dequantize_weight_call(random: Random) -> Call:
+    numbers = Numbers(random)
+    k, n = numbers.pick(CHANNELS), random.randint(0, 70)
+    return {
+        "weight": numbers.weight(n, k),
+        "weight_scale": numbers.floats(n, 1),
+        "channels": k,
+        "out_dtype": numbers.pick(FLOATS),
+        "inputs": numbers.pick([None, *(some for some in range(1, k + 1) if k % some == 0)]),
+    }
+
+
 def attention_call(random: Random) -> Call:
     numbers = Numbers(random)
     batch, heads, d = numbers.pick([0, 1, 1, 2]), random.randint(1, 3), numbers.pick([4, 6, 32, 48, 64, 128])
@@ -147,6 +159,8 @@ WRONG_NUMBERS: dict[str, list[Any]] = {
     "special_tokens": [-1, 21, 1 << 40, 1 << 70, 2.5, None],
     "norm_eps": [-1e-6, math.nan, math.inf, "0", None],
     "out_dtype": [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32", None],
+    "channels": [-1, 0, 1 << 31, 1 << 70, 2.5, "8", None],
+    "inputs": [-1, 0, 1 << 40, 1 << 70, 2.5, "2"],
     "num_heads": [-1, 0, 1 << 40, 1 << 70, 2.5, "2", None],
     "eps": [-1e-6, math.nan, math.inf, "0", None],
 }
@@ -240,6 +254,15 @@ def test_int_linear(integer_backend, count):
 
 
 @examples
+def test_dequantize_weight(dequantizing_backend, count):
+    _search(
+        lambda call: _same(ops.dequantize_weight(**call), definition.dequantize_weight(**_whole(call))),
+        dequantize_weight_call,
+        count,
+    )
+
+
+@examples
 def test_attention(attention_backend, count):
     def check(call):
         call = _whole(call)
@@ -265,6 +288,11 @@ def test_attention(attention_backend, count):
 @examples
 def test_illegal_integer_calls(integer_backend, op, call, count):
     _search(lambda made: _refuses(op, made), call, count // 4)
+
+
+@examples
+def test_illegal_dequantize_weight_calls(dequantizing_backend, count):
+    _search(lambda made: _refuses(ops.dequantize_weight, made), dequantize_weight_call, count // 4)
 
 
 @examples

@@ -6,6 +6,7 @@ from torch import nn
 
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
+from quantvggt.nn import quant_conv
 from quantvggt.nn.quant_conv import QuantConv2d, flat_weight
 
 CONVOLUTIONS = {
@@ -59,6 +60,32 @@ def test_types_and_places():
     y = module(x)
     assert y.dtype == torch.bfloat16
     assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("held", [True, False])
+def test_a_weight_written_into_counts(name, held, monkeypatch):
+    monkeypatch.setattr(quant_conv, "HELD", 1 << 20 if held else 0)
+    module = QuantConv2d.from_float(_float(name), Scheme.parse("w4a16"))
+    x = torch.randn(1, 5, 4, 4)
+    bias = None if module.bias is None else module.bias.view(-1, 1, 1)
+    first, again = module(x), module(x)
+    assert torch.equal(first, again)
+    assert module.float_weight(x.dtype).is_contiguous(memory_format=torch.channels_last)
+    module.weight_scale.mul_(2)
+    doubled = 2 * first if bias is None else 2 * (first - bias) + bias
+    torch.testing.assert_close(module(x), doubled)
+    module.set_weight(torch.zeros(7, module.in_features, dtype=torch.int8), module.weight_scale.clone())
+    torch.testing.assert_close(module(x), torch.zeros_like(first) if bias is None else bias.expand_as(first))
+
+
+def test_a_weight_kept_in_inference_mode_serves_gradients():
+    module, x = QuantConv2d.from_float(_float("3x3"), Scheme.parse("w8a16")), torch.randn(1, 5, 4, 4)
+    with torch.inference_mode():
+        module(x)
+    x.requires_grad_()
+    module(x).sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 def test_what_it_does_not_do():

@@ -383,7 +383,8 @@ def examples(device: torch.device) -> dict[str, dict[str, Step]]:
             ),
         },
         DequantizeWeight.OP: {
-            f"{bits}-bit weights": DequantizeWeight(weight, scale, 64, torch.bfloat16) for bits, weight in weights.items()
+            f"{bits}-bit weights": DequantizeWeight(weight, scale, 64, torch.bfloat16)
+            for bits, weight in weights.items()
         },
         Attention.OP: {
             name: Attention(zeros(1, 1, 3 * 64, dtype=dtype), 1, None, None, None, None, 0.0, None, None)

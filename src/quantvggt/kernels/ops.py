@@ -1,5 +1,5 @@
-"""The ops that carry the method, registered with torch.library: `rotate_quantize`, `int_linear`, `dequantize_weight` and
-`attention`.
+"""The ops that carry the method, registered with torch.library: `rotate_quantize`, `int_linear`, `attention`, and
+`dequantize_weight` for layers whose activations stay floats.
 
 Each takes the fields of its step (`contract`), by place or by name, and returns what the registry's backend makes of
 it. They have no gradient: learning uses the differentiable pieces in `core` instead.

@@ -23,9 +23,9 @@ class QuantConv2d(QuantWeight):
     """nn.Conv2d or nn.ConvTranspose2d with groups and dilation of 1, its weight as integers [N, K].
 
     N are the output channels, K = kernel rows * kernel columns * input channels in that order, the last fastest: so the
-    dequantized weight lies as channels_last has it. It is made floating point, in the input's dtype, for each call: next
-    to the convolution of a whole map that costs nothing. Only weights of up to `HELD` numbers are kept so, because their
-    convolutions may take less time than it takes to ask. Sums over a window cross tokens, which each have a scale of
+    dequantized weight lies as channels_last has it. The weight is made floating point, in the input's dtype, for each
+    call: next to the convolution of a whole map that costs nothing. Only one of up to `HELD` numbers is kept, since
+    asking for it may take longer than its convolution. Sums over a window cross tokens, which each have a scale of
     their own, so there are no integer activations.
     """
 
