@@ -1,11 +1,10 @@
 """The quantized convolution: a weight in few bits, activations in floating point."""
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from quantvggt.core.affine import quantize_weight
 from quantvggt.core.errors import InputError
@@ -15,8 +14,14 @@ from quantvggt.nn.quant_weight import QuantWeight
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
 HELD = 1 << 19  # all such layers of VGGT-1B together take 11 MB in bfloat16
-# Stored weight, weakly -> what its float weight was made of, and that.
-_floats = WeakTensorKeyDictionary()
+
+
+class Held(NamedTuple):
+    """A float weight, and the integers and scales that it was made of, with their versions."""
+
+    of: tuple[Tensor, Tensor]
+    versions: tuple[int, int]
+    weight: Tensor
 
 
 class QuantConv2d(QuantWeight):
@@ -28,6 +33,8 @@ class QuantConv2d(QuantWeight):
     asking for it may take longer than its convolution. Sums over a window cross tokens, which each have a scale of
     their own, so there are no integer activations.
     """
+
+    _float: Held | None = None
 
     def __init__(self, conv: Conv, scheme: Scheme) -> None:
         if scheme.quantizes_activations:
@@ -77,16 +84,18 @@ class QuantConv2d(QuantWeight):
         return weight.view(outer, rows, columns, inner).permute(0, 3, 1, 2)
 
     def _held(self, dtype: torch.dtype) -> Tensor:
-        """`float_weight`, made again only after the integers or scales were written into."""
-        stored, scale = self.stored_weight, self.weight_scale
+        """`float_weight`, made again only after the integers or scales were replaced or written into."""
+        stored, scale, held = self.stored_weight, self._buffers["weight_scale"], self._float
+        assert scale is not None
         if torch.compiler.is_compiling() or stored.is_inference() or scale.is_inference():
             return self.float_weight(dtype)  # nobody counts what is written into these
-        of = dtype, stored._version, id(scale), scale._version
-        made: tuple[Any, Tensor, Tensor] | None = _floats.get(stored)
-        if made is None or made[0] != of:
+        versions = stored._version, scale._version
+        if held is None or not (held.of[0] is stored and held.of[1] is scale and held.versions == versions):
+            held = None
+        if held is None or held.weight.dtype is not dtype:
             with torch.inference_mode(False), torch.no_grad():
-                made = _floats[stored] = of, self.float_weight(dtype), scale  # kept, so that no other has its id
-        return made[1]
+                held = self._float = Held((stored, scale), versions, self.float_weight(dtype))
+        return held.weight
 
 
 def flat_weight(conv: Conv) -> Tensor:
