@@ -29,7 +29,13 @@ KINDS = {
     "rotating and quantizing": ("quantvggt::rotate_quantize",),
     "attention": ("quantvggt::attention", "aten::_scaled_dot_product", "aten::_flash_attention"),
     "float products": ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear"),
-    "convolutions": ("aten::mkldnn_convolution", "aten::thnn_conv2d", "aten::_slow_conv2d", "mkldnn::_convolution"),
+    "convolutions": (
+        "aten::mkldnn_convolution",
+        "aten::thnn_conv2d",
+        "aten::_slow_conv2d",
+        "mkldnn::_convolution",
+        "quantvggt::dequantize_weight",
+    ),
 }
 REST = "everything else"
 
