@@ -86,7 +86,8 @@ def dequantize_weight(step: DequantizeWeight) -> Tensor:
     weight = dequantize(_in_8_bits_each(step.weight, step.channels), step.weight_scale.view(-1, 1)).to(step.out_dtype)
     if step.inputs is None:
         return weight
-    return weight.view(len(weight), -1, step.inputs).permute(2, 1, 0).contiguous()
+    places = step.channels // step.inputs
+    return weight.view(len(weight), places, step.inputs).permute(2, 1, 0).contiguous()
 
 
 def _in_8_bits_each(weight: Tensor, k: int) -> Tensor:
