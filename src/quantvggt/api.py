@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quantvggt.calibrate import pipeline
 from quantvggt.calibrate.budget import choose
-from quantvggt.calibrate.methods import find_method, make_method, needs_clips
+from quantvggt.calibrate.methods import find_method, make_method, needs_clips, require_numbers
 from quantvggt.calibrate.sampling import selection
 from quantvggt.calibrate.sampling.features import DEEP, pool_features
 from quantvggt.calibrate.sampling.selection import Selection
@@ -109,6 +109,7 @@ def quantize(
     see `calibrate.budget`, in place of `site_schemes` and `rest`.
     See `calibrate.pipeline.quantize` for the rest and the errors.
     """
+    require_numbers(find_method(method), scheme, rest, *(site_schemes or {}).values())
     clips: Sequence[Clip] = ()
     if budget is not None or needs_clips(find_method(method), scheme, rest, *(site_schemes or {}).values()):
         clips = calibration_clips(calibration, size=model.image_size, mode=model.preprocessing)

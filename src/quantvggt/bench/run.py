@@ -150,7 +150,8 @@ def _prepare(model: str | None, schemes: Sequence[str], folder: Path) -> tuple[l
     sides = []
     for name in schemes:
         scheme = Scheme.parse(name)
-        small = api.quantize(net, scheme, "rtn", rest=Scheme(scheme.weight_bits, 8), progress=False)
+        rest = scheme if scheme.float8 else Scheme(scheme.weight_bits, 8)
+        small = api.quantize(net, scheme, "rtn", rest=rest, progress=False)
         api.save(small, folder / scheme.name)
         sides.append(Side(scheme.name, str(folder / scheme.name), _bytes(small)))
     return sides, config if model is None else model, weights

@@ -85,12 +85,14 @@ def choose(
     scheme: the trunk's at 4 bits or fewer; its activations keep its width, or that of the weights if that is more.
     Other layers have 8-bit activations, convolutions float ones. size_of: exact size of the checkpoint of a model on
     the meta device, given the type of its floats. journal: a folder that keeps each loss that was measured.
-    Raises InputError if the smallest possible checkpoint is larger, there is no clip, the scheme is static, or the
-    model can't be quantized.
+    Raises InputError if the smallest possible checkpoint is larger, there is no clip, the scheme is static or of
+    float8, or the model can't be quantized.
     """
     require_float(model)
     if scheme.static:
         raise InputError(f"a budget needs activation ranges found at run time; leave -static out of {scheme.name}")
+    if scheme.float8:
+        raise InputError(f"a budget chooses integers of 4 or 8 bits; leave -fp8 out of {scheme.name}")
     if not clips:
         raise InputError("a budget needs a few calibration clips to measure what each layer is worth")
     schemes = {bits: candidates(model, scheme, method, bits) for bits in (LOW, HIGH)}

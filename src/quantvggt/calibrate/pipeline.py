@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.journal import Journal, fingerprint
-from quantvggt.calibrate.methods import Method, make_method, needs_clips
+from quantvggt.calibrate.methods import Method, make_method, needs_clips, require_numbers
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.rest import rest_scheme, round_layer
 from quantvggt.calibrate.static import with_static_ranges
@@ -59,11 +59,12 @@ def quantize(
 
     Parameters that are not quantized are rounded to float16 if the model is float32, so that the checkpoint
     can store all of them in 16 bits without changing one output.
-    Raises InputError on an unknown scheme, method, setting or pattern, a missing calibration set, or a model that is
-    quantized already.
+    Raises InputError on an unknown scheme, method, setting or pattern, a scheme that isn't for the method, a missing
+    calibration set, or a model that is quantized already.
     """
     scheme, solver = Scheme.parse(scheme), make_method(method, settings, seed)
     require_float(model)
+    require_numbers(solver, scheme, rest, *(site_schemes or {}).values())
     schemes = resolve_schemes(model, scheme, None if rest is None else Scheme.parse(rest), site_schemes or {}, solver)
     takes_clips = needs_clips(solver, *schemes.values())
     if takes_clips and not clips:

@@ -2,19 +2,19 @@
 
 from torch import Tensor, nn
 
-from quantvggt.core.affine import quantize_weight
 from quantvggt.core.errors import InputError
 from quantvggt.core.rounding import mse_scale, nearest_round
 from quantvggt.core.scheme import Scheme
 from quantvggt.nn.quant_conv import QuantConv2d, flat_weight
 from quantvggt.nn.quant_linear import QuantLinear
-from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.nn.quant_weight import QuantWeight, round_weight
 
 SEARCHED_BITS = 4  # wider ones gain nothing from another scale than the largest weight's
 
 
 def rest_scheme(scheme: Scheme, module: nn.Module) -> Scheme:
-    """What `scheme` means for a layer of a head: convolutions keep float activations, see `nn.quant_conv`.
+    """What `scheme` means for a layer of a head: convolutions keep float activations, see `nn.quant_conv`, and integer
+    weights where linear layers have float8.
 
     Raises InputError if it depends on frames of tokens, which heads don't have.
     """
@@ -35,6 +35,6 @@ def round_layer(module: nn.Module, scheme: Scheme, search: bool) -> QuantWeight:
 
 def _round(weight: Tensor, scheme: Scheme, search: bool) -> tuple[Tensor, Tensor]:
     if not search or scheme.weight_bits > SEARCHED_BITS:
-        return quantize_weight(weight, scheme.weight_bits)
+        return round_weight(weight, scheme)
     scale = mse_scale(weight, scheme.weight_bits, norm=2.0)
     return nearest_round(weight, scheme.weight_bits, scale), scale

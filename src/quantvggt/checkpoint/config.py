@@ -21,7 +21,8 @@ from quantvggt.models.quantization import Quantization
 from quantvggt.nn.tensors import FLAGS, OPTIONAL
 
 FORMAT = "quantvggt"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+INTEGERS_VERSION = 2  # of what is written where no layer is float8: older releases read it
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -74,7 +75,7 @@ class SiteRecord:
         """JSON-able; `granularity` and `tensors` only where there is something to say."""
         values: dict[str, Any] = {"weight_bits": self.scheme.weight_bits, "act_bits": self.scheme.act_bits}
         values |= {"shape": list(self.shape)} | {flag: tensor.name in self.optional for flag, tensor in FLAGS.items()}
-        if self.scheme.granular:
+        if self.scheme.granularity:
             values["granularity"] = self.scheme.granularity
         if shaped := {name: list(shape) for name, shape in self.optional.items() if OPTIONAL[name].flag is None}:
             values["tensors"] = shaped
@@ -120,11 +121,16 @@ class CheckpointConfig:
     quantization: Quantization | None = None
     sites: dict[str, SiteRecord] = field(default_factory=dict)
 
+    @property
+    def format_version(self) -> int:
+        """The lowest that has words for all of it."""
+        return FORMAT_VERSION if any(site.scheme.float8 for site in self.sites.values()) else INTEGERS_VERSION
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, with the versions of the software that writes it."""
         values: dict[str, Any] = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "quantvggt_version": _own_version(),
             "torch_version": str(torch.__version__),
             "dtype": dtype_name(self.dtype),

@@ -13,6 +13,7 @@ from quantvggt.checkpoint.config import (
     FLOAT_DTYPES,
     CheckpointConfig,
     SiteRecord,
+    dtype_name,
     is_fixed,
     packed_infos,
     read_config,
@@ -24,6 +25,8 @@ from quantvggt.checkpoint.validate import check_infos, check_values
 from quantvggt.checkpoint.weights import TensorInfo, WeightsFile
 from quantvggt.core.errors import InputError
 from quantvggt.core.packing import MEMORY_BITS, repack
+from quantvggt.kernels import ops, registry  # noqa: F401 - the ops register themselves
+from quantvggt.kernels.contract import Float8Linear, examples
 from quantvggt.models import Model, ModelConfig, VGGTConfig, build, mixed
 from quantvggt.models.family import find_family, recognise
 from quantvggt.models.sites import all_sites
@@ -78,6 +81,7 @@ def load(
     if licence is not None:
         warnings.warn(f"weights of this size are published under {licence}", stacklevel=2)
     model.quantization = config.quantization
+    _warn_of_float8(model, config)
     return model.eval()
 
 
@@ -95,6 +99,20 @@ def outline(
     model.load_state_dict(empty, assign=True)
     model.quantization = config.quantization
     return model
+
+
+def _warn_of_float8(model: Model, config: CheckpointConfig) -> None:
+    own = next((site.scheme.name for site in config.sites.values() if site.scheme.float8), None)
+    if own is None:
+        return
+    dtype = dtype_name(model.products or model.dtype)
+    step = examples(model.device)[Float8Linear.OP].get(dtype)
+    if step is None or registry.choose(step).name == "reference":
+        warnings.warn(
+            f"scheme {own} is for NVIDIA GPUs with fp8 (Ada, Hopper, Blackwell) and bfloat16; on {model.device} in "
+            f"{dtype} it runs slower than the float model (quantvggt doctor says why)",
+            stacklevel=3,
+        )
 
 
 def _check_dtype(dtype: Precision | None) -> None:

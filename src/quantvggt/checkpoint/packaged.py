@@ -71,8 +71,8 @@ class OverlayFile(WeightsFile):
 def _check(path: Path, changes: dict[str, TensorInfo], base: dict[str, TensorInfo]) -> None:
     """Raise InputError unless every change has a tensor to change, of the right shape."""
     for name, info in changes.items():
-        if not info.dtype.is_floating_point:
-            raise InputError(f"{path}: {name} is {info.dtype}, expected floating point; {_REMEDY}")
+        if not info.is_float:
+            raise InputError(f"{path}: {name} is {info.dtype}, expected floating point of 16 to 64 bits; {_REMEDY}")
         target = name.removesuffix(LEFT).removesuffix(RIGHT)
         if target not in base:
             raise InputError(f"{path}: {name} changes no tensor of the base model; {_REMEDY}")

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from quantvggt.checkpoint.weights import TensorInfo
 from quantvggt.core.errors import InputError
-from quantvggt.nn.tensors import TENSORS
+from quantvggt.core.float8 import FLOAT8
+from quantvggt.nn.tensors import TENSORS, WEIGHT8
 
 _SHOWN = 3
 
@@ -39,13 +40,13 @@ def check_infos(
             raise InputError(f"{path}: {name} {shapes}; {remedy}")
         if name in fixed and have.dtype != want.dtype:
             raise InputError(f"{path}: {name} is {have.dtype}, expected {want.dtype}; {remedy}")
-        if name not in fixed and not have.dtype.is_floating_point:
-            raise InputError(f"{path}: {name} is {have.dtype}, expected floating point; {remedy}")
+        if name not in fixed and not have.is_float:
+            raise InputError(f"{path}: {name} is {have.dtype}, expected floating point of 16 to 64 bits; {remedy}")
 
 
 def check_values(path: Path, name: str, values: Tensor) -> None:
     """Raise InputError if a tensor of a quantized layer holds numbers that cannot be right."""
-    tensor = TENSORS.get(name.rpartition(".")[2])
+    tensor = WEIGHT8 if values.dtype is FLOAT8 else TENSORS.get(name.rpartition(".")[2])
     if tensor is not None and not tensor.holds(values):
         raise InputError(
             f"{path}: {name} holds impossible values, each must be {tensor.words}; the file is damaged, fetch it again"

@@ -17,7 +17,7 @@ from quantvggt.core.errors import InputError
 DTYPE_CODES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn,
 }  # fmt: skip
 _CODES = {dtype: code for code, dtype in DTYPE_CODES.items()}
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -38,6 +38,11 @@ class TensorInfo(NamedTuple):
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_float(self) -> bool:
+        """Numbers that mean what they are: float8 means nothing without a scale."""
+        return self.dtype.is_floating_point and self.dtype.itemsize > 1
 
 
 class WeightsFile(ABC):

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scheme",
         default="w4a4",
-        help=f"bits of weights and activations: {', '.join(PRESETS)}, or any w<bits>a<bits> (default %(default)s)",
+        help=f"bits of weights and activations: {', '.join(PRESETS)}, or any w<bits>a<bits> (default %(default)s); "
+        "w8a8-fp8 for GPUs with fp8, by method rtn or smoothquant",
     )
     whole = parser.add_mutually_exclusive_group()
     whole.add_argument(
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from quantvggt import api
     from quantvggt.calibrate.budget import format_groups
     from quantvggt.calibrate.journal import discard
-    from quantvggt.calibrate.methods import make_method, needs_clips
+    from quantvggt.calibrate.methods import make_method, needs_clips, require_numbers
     from quantvggt.checkpoint.locate import stored_bytes
     from quantvggt.scenes.calibration import calibration_clips
 
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if site_schemes and (args.budget or args.ratio):
         raise InputError("--budget and --ratio choose the bits of every layer; leave --site out")
     method = make_method(args.method, settings, args.seed)
+    require_numbers(method, scheme, rest, *site_schemes.values())
     require_apart(args.model, args.output)
     output = require_free(args.output, args.overwrite)
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))

@@ -11,8 +11,9 @@ FLOAT_BITS = 16
 ASYMMETRIC_BITS = 7
 WEIGHT_BITS = range(2, 9)
 ACT_BITS = (*range(2, 9), FLOAT_BITS)
+INTEGER, FLOAT8 = "int", "fp8"
 _SPELLING = re.compile(r"w([1-9]\d?)a([1-9]\d?)(.*)")
-_GRANULARITY = re.compile(r"(-tensor)?(-static)?(-asym)?(?:-s([2-8]))?")
+_GRANULARITY = re.compile(r"(-tensor)?(-static)?(-asym)?(?:-s([2-8]))?(-fp8)?")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Scheme:
     special tokens stay symmetric.
     special_bits: width of the activations of camera and register tokens, None for that of all others. They are
     5 of 1041 tokens at 518x392 and carry the massive values; integer units compute in 8 bits anyway.
+    number: what the bits of weights and activations are, "int" or "fp8" (`core.float8`); the latter for w8a8 with plain
+    activations only, and for GPUs whose fp8 units are faster than their int8.
     `dataclasses.replace` makes one from another. Raises InputError if a field, or a combination, is illegal.
     """
 
@@ -39,6 +42,7 @@ class Scheme:
     static: bool = False
     asymmetric: bool = False
     special_bits: int | None = None
+    number: str = INTEGER
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -61,22 +65,31 @@ class Scheme:
             raise InputError(f"scheme {self.name!r}: asymmetric activations have at most 7 bits")
         if self.special_bits is not None and (self.per_tensor or self.static):
             raise InputError(f"scheme {self.name!r}: special tokens of their own width need dynamic per-token scales")
+        if self.number not in (INTEGER, FLOAT8):
+            raise InputError(f"scheme {self.name!r}: number is {self.number!r}; choose {INTEGER} or {FLOAT8}")
+        if self.float8 and (self.granular or (self.weight_bits, self.act_bits) != (8, 8)):
+            raise InputError(f"scheme {self.name!r}: fp8 is for w8a8 with dynamic per-token scales; use w8a8-fp8")
 
     @property
     def name(self) -> str:
-        """Spells everything but the version: "w4a4", "w4a4-tensor-static-asym", "w4a4-s8"."""
+        """Spells everything but the version: "w4a4", "w4a4-tensor-static-asym", "w4a4-s8", "w8a8-fp8"."""
         return f"w{self.weight_bits}a{self.act_bits}{self.granularity}"
 
     @property
     def granularity(self) -> str:
-        """The suffixes of the name: "", "-tensor-static-asym", "-s8"."""
+        """What follows the widths in the name: "", "-tensor-static-asym", "-s8", "-fp8"."""
         flags = {"-tensor": self.per_tensor, "-static": self.static, "-asym": self.asymmetric}
         special = "" if self.special_bits is None else f"-s{self.special_bits}"
-        return "".join(word for word, on in flags.items() if on) + special
+        return "".join(word for word, on in flags.items() if on) + special + ("-fp8" if self.float8 else "")
 
     @property
     def quantizes_activations(self) -> bool:
         return self.act_bits != FLOAT_BITS
+
+    @property
+    def float8(self) -> bool:
+        """Are weights and activations float8 instead of integers?"""
+        return self.number == FLOAT8
 
     def asymmetric_at(self, bits: int) -> bool:
         """Whether activations of this width are asymmetric."""
@@ -89,12 +102,12 @@ class Scheme:
 
     @property
     def plain(self) -> "Scheme":
-        """The same widths, activations of the plain kind."""
-        return Scheme(self.weight_bits, self.act_bits)
+        """The same numbers, activations of the plain kind."""
+        return Scheme(self.weight_bits, self.act_bits, number=self.number)
 
     @property
     def weights_only(self) -> "Scheme":
-        """The same weights, float activations."""
+        """Integer weights as wide, float activations."""
         return Scheme(self.weight_bits, FLOAT_BITS)
 
     @classmethod
@@ -107,7 +120,7 @@ class Scheme:
     @classmethod
     def parse(cls, scheme: "str | Scheme") -> "Scheme":
         """A Scheme as it is, or one spelled "w{N}a{M}" with legal widths (every preset is) and suffixes in the order
-        -tensor -static -asym -s{N}.
+        -tensor -static -asym -s{N} -fp8.
 
         Raises InputError if the spelling or a bit width is wrong.
         """
@@ -119,13 +132,19 @@ class Scheme:
         return cls(int(match[1]), int(match[2])).with_granularity(match[3])
 
     def with_granularity(self, suffixes: str) -> "Scheme":
-        """These widths, and the kind of activations that `granularity` spells so; InputError if it never does."""
+        """These widths, and the kind of numbers that `granularity` spells so; InputError if it never does."""
         match = _GRANULARITY.fullmatch(suffixes)
         if match is None:
-            raise _unknown(self.plain.name + suffixes)
-        tensor, static, asymmetric, special = match.groups()
-        kind = {"per_tensor": bool(tensor), "static": bool(static), "asymmetric": bool(asymmetric)}
-        return replace(self, **kind, special_bits=int(special) if special else None)
+            raise _unknown(f"w{self.weight_bits}a{self.act_bits}{suffixes}")
+        tensor, static, asymmetric, special, float8 = match.groups()
+        return replace(
+            self,
+            per_tensor=bool(tensor),
+            static=bool(static),
+            asymmetric=bool(asymmetric),
+            special_bits=int(special) if special else None,
+            number=FLOAT8 if float8 else INTEGER,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the name first; fields at their default value are left out, but for the version."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.core.errors import InputError
+from quantvggt.core.float8 import FLOAT8
 from quantvggt.core.packing import packed_width
 from quantvggt.core.rotation import inner_order
 
@@ -252,6 +253,50 @@ class DequantizeWeight:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Float8Linear:
+    """Linear layer in float8: (q weight^T) row_scale weight_scale + bias.
+
+    q float8_e4m3fn [.., K], row_scale float32 [.., 1], weight float8_e4m3fn [N, K], weight_scale float32 [N, 1], bias
+    [N] of any float dtype. Products are exact and summed in float32; scales and bias follow in float32, in that order,
+    and the result is rounded once to `out_dtype` [.., N]. A sum's order is a backend's own, and it may round the bias
+    to `out_dtype` before it adds it.
+    Raises InputError if the weight does not fit K.
+    """
+
+    OP: ClassVar = "float8_linear"
+
+    q: Tensor
+    row_scale: Tensor
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    out_dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        q = _tensor("q", self.q, (FLOAT8,))
+        if q.ndim == 0 or not q.shape[-1]:
+            raise InputError(f"q is [.., K] with at least one channel, not {list(q.shape)}")
+        _set(self, "q", q)
+        k = q.shape[-1]
+        weight = _tensor("weight", self.weight, (FLOAT8,), q.device)
+        if weight.ndim != 2 or weight.shape[1] != k:
+            raise InputError(f"a weight for {k} channels is [N, {k}], not {list(weight.shape)}")
+        _set(self, "weight", weight)
+        _vector(self, "row_scale", (torch.float32,), q.numel() // k, q.device, optional=False)
+        _vector(self, "weight_scale", (torch.float32,), weight.shape[0], q.device, optional=False)
+        _vector(self, "bias", FLOATS, weight.shape[0], q.device, torch.float32)
+        _out_dtype(self.out_dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.q.device
+
+    def empty(self) -> Tensor:
+        """Room for the result."""
+        return self.q.new_empty((*self.q.shape[:-1], self.weight.shape[0]), dtype=self.out_dtype)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Attention:
     """Multi-head self-attention from the joint projection: qkv [B, N, 3C] -> [B, N, C], heads side by side.
 
@@ -327,7 +372,7 @@ class Attention:
         return self.qkv.new_empty((batch, n, width // 3))
 
 
-Step = RotateQuantize | IntLinear | DequantizeWeight | Attention
+Step = RotateQuantize | IntLinear | DequantizeWeight | Float8Linear | Attention
 
 
 class Backend(ABC):
@@ -385,6 +430,10 @@ def examples(device: torch.device) -> dict[str, dict[str, Step]]:
         DequantizeWeight.OP: {
             f"{bits}-bit weights": DequantizeWeight(weight, scale, 64, torch.bfloat16)
             for bits, weight in weights.items()
+        },
+        Float8Linear.OP: {
+            name: Float8Linear(zeros(1, 64, dtype=FLOAT8), scale, zeros(16, 64, dtype=FLOAT8), zeros(16), None, dtype)
+            for name, dtype in types.items()
         },
         Attention.OP: {
             name: Attention(zeros(1, 1, 3 * 64, dtype=dtype), 1, None, None, None, None, 0.0, None, None)

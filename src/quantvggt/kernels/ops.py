@@ -1,5 +1,5 @@
-"""The ops that carry the method, registered with torch.library: `rotate_quantize`, `int_linear`, `attention`, and
-`dequantize_weight` for layers whose activations stay floats.
+"""The ops that carry the method, registered with torch.library: `rotate_quantize`, `int_linear`, `attention`,
+`dequantize_weight` for layers whose activations stay floats, and `float8_linear` for those of float8.
 
 Each takes the fields of its step (`contract`), by place or by name, and returns what the registry's backend makes of
 it. They have no gradient: learning uses the differentiable pieces in `core` instead.
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantvggt.kernels import cpu, reference, registry, triton
-from quantvggt.kernels.contract import Attention, DequantizeWeight, IntLinear, RotateQuantize
+from quantvggt.kernels import cpu, reference, registry, scaled_mm, triton
+from quantvggt.kernels.contract import Attention, DequantizeWeight, Float8Linear, IntLinear, RotateQuantize
 
 
 def _op(step: Callable[..., Any], name: str, returns: Any) -> Callable[..., Any]:
@@ -43,8 +43,10 @@ def _op(step: Callable[..., Any], name: str, returns: Any) -> Callable[..., Any]
 rotate_quantize = _op(RotateQuantize, "rotate_quantize", tuple[Tensor, Tensor])
 int_linear = _op(IntLinear, "int_linear", Tensor)
 dequantize_weight = _op(DequantizeWeight, "dequantize_weight", Tensor)
+float8_linear = _op(Float8Linear, "float8_linear", Tensor)
 attention = _op(Attention, "attention", Tensor)
 
 reference.register()
+scaled_mm.register()
 triton.register()
 cpu.register()

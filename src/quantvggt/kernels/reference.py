@@ -13,7 +13,15 @@ from quantvggt.core.affine import dequantize, quantize_rows
 from quantvggt.core.packing import unpack_int4
 from quantvggt.core.rotation import rotate
 from quantvggt.kernels import registry
-from quantvggt.kernels.contract import Attention, Backend, DequantizeWeight, IntLinear, RotateQuantize, Step
+from quantvggt.kernels.contract import (
+    Attention,
+    Backend,
+    DequantizeWeight,
+    Float8Linear,
+    IntLinear,
+    RotateQuantize,
+    Step,
+)
 
 
 def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
@@ -95,6 +103,15 @@ def _in_8_bits_each(weight: Tensor, k: int) -> Tensor:
         return weight
     # Copied, because a dimension of size one may have any stride, which torch won't view as bytes.
     return unpack_int4(weight.clone(memory_format=torch.contiguous_format), k)
+
+
+def float8_linear(step: Float8Linear) -> Tensor:
+    with torch.autocast(step.device.type, enabled=False):
+        y = F.linear(step.q.view(-1, step.q.shape[-1]).float(), step.weight.float())
+    y = y.mul_(step.row_scale[:, None]).mul_(step.weight_scale)
+    if step.bias is not None:
+        y.add_(step.bias)
+    return y.to(step.out_dtype).view(*step.q.shape[:-1], len(step.weight))
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -198,5 +215,5 @@ class Reference(Backend):
 
 def register() -> None:
     """Before anything else: the registry's last one takes every step."""
-    for op in (rotate_quantize, int_linear, dequantize_weight, attention):
+    for op in (rotate_quantize, int_linear, dequantize_weight, float8_linear, attention):
         registry.register(op.__name__, Reference(op))

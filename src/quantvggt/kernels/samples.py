@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantvggt.kernels.contract import Attention, DequantizeWeight, IntLinear, RotateQuantize, Step
+from quantvggt.kernels.contract import Attention, DequantizeWeight, Float8Linear, IntLinear, RotateQuantize, Step
 
 CHANNELS, HEADS = 1024, 16
 TOKENS = 1041  # of a frame of 518x392 pixels
@@ -28,6 +28,8 @@ def kind_of(step: Step) -> str:
     """What of a step, besides its op, may decide which backend is the quickest."""
     if isinstance(step, IntLinear | DequantizeWeight):
         return "8-bit weights" if step.weight.dtype is torch.int8 else "4-bit weights"
+    if isinstance(step, Float8Linear):
+        return "float8"
     x = step.x if isinstance(step, RotateQuantize) else step.qkv
     return str(x.dtype).removeprefix("torch.")
 

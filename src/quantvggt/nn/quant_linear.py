@@ -1,4 +1,4 @@
-"""The quantized linear layer: integers and scales instead of a float weight."""
+"""The quantized linear layer: few bits and scales instead of a float weight."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.core.affine import dequantize, quantize_ranges, quantize_weight, row_ranges
+from quantvggt.core.affine import dequantize, quantize_ranges, row_ranges
 from quantvggt.core.branch import Branch
 from quantvggt.core.errors import InputError
+from quantvggt.core.float8 import quantize_float8
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.kernels.ops import int_linear, rotate_quantize
-from quantvggt.nn.quant_weight import QuantWeight
+from quantvggt.kernels.ops import float8_linear, int_linear, rotate_quantize
+from quantvggt.nn.quant_weight import QuantWeight, round_weight
 from quantvggt.nn.tensors import BRANCH, CLIP, OPTIONAL, PARTS, Shapes, check_numbers, check_shapes, optional_shapes
 
 
@@ -76,8 +77,9 @@ class QuantLinear(QuantWeight):
         """Quantize `linear` after `transform`.
 
         `weight_clip` [N, 2] and `input_clip` [2] hold factors in (0, 1] on the maximum and the minimum of
-        each weight row or activation range; `input_range` [P, 2] is for static schemes. `rounded` = (int8 [N, K],
-        scale [N, 1]) is W'' already rounded by somebody who knows better than nearest. `branch`: what goes beside it.
+        each weight row or activation range; `input_range` [P, 2] is for static schemes. `rounded` = (int8 or
+        float8 [N, K], scale [N, 1]) is W'' already rounded by somebody who knows better than nearest. `branch`: what
+        goes beside it.
         The arithmetic is float32 whatever the weight's dtype.
         Raises InputError if an argument has the wrong shape or values that can't be meant.
         """
@@ -91,6 +93,8 @@ class QuantLinear(QuantWeight):
         for name, value in optional.items():
             check_numbers(OPTIONAL[name], value)
         if weight_clip is not None:
+            if scheme.float8:
+                raise InputError(f"scheme {scheme.name} has no weight clip: float8 numbers need none")
             needed = (linear.out_features, 2)
             if tuple(weight_clip.shape) != needed:
                 raise InputError(f"weight_clip has shape {list(weight_clip.shape)}; this layer needs {list(needed)}")
@@ -101,7 +105,7 @@ class QuantLinear(QuantWeight):
         if rounded is None:
             weight = module.transform.apply_to_weight(linear.weight.detach())
             clip = None if weight_clip is None else weight_clip.to(weight.device)
-            rounded = quantize_weight(weight, scheme.weight_bits, clip)
+            rounded = round_weight(weight, scheme, clip)
         module.set_weight(*rounded)
         return module
 
@@ -118,18 +122,22 @@ class QuantLinear(QuantWeight):
 
     @property
     def takes_steps(self) -> bool:
-        """Can `forward` be given the steps around the layer? Not with kinds of activations that only studies use."""
+        """Can `forward` be given the steps around the layer? Not with kinds of activations that only studies use, nor
+        with float8."""
         scheme = self.scheme
-        general = scheme.per_tensor or scheme.static or self._buffers["input_left"] is not None
+        general = scheme.per_tensor or scheme.static or scheme.float8 or self._buffers["input_left"] is not None
         return scheme.quantizes_activations and not general
 
     def quantize_input(self, x: Tensor, norm: nn.LayerNorm | None = None) -> tuple[Tensor, Tensor]:
         """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''; of norm(X)'' if `takes_steps`.
 
+        In a scheme of float8 such numbers instead of integers.
         With a branch of rank R [.., K + R] and [.., 2], see `kernels.contract.RotateQuantize`.
         Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
         """
         scheme = self.scheme
+        if scheme.float8:
+            return quantize_float8(self.transform.apply(x))
         if scheme.per_tensor or scheme.static:
             return self._quantize_generally(self.transform.apply(x))
         # Not by attribute: that takes nn.Module longer than a small layer can spare.
@@ -152,7 +160,7 @@ class QuantLinear(QuantWeight):
         return result
 
     def rounded_input(self, x: Tensor) -> Tensor:
-        """X [.., K] -> what the integers of `quantize_input` stand for, float32 [.., K], with a branch [.., K + R]."""
+        """X [.., K] -> what the numbers of `quantize_input` stand for, float32 [.., K], with a branch [.., K + R]."""
         q, scale = self.quantize_input(x)
         if self.input_basis is None:
             return dequantize(q, scale)
@@ -160,7 +168,7 @@ class QuantLinear(QuantWeight):
         return torch.cat((dequantize(main, scale[..., :1]), dequantize(beside, scale[..., 1:])), -1)
 
     def dequantized_weight(self) -> Tensor:
-        """The weight that the integers stand for, float32 [N, K]: of X'', a branch included."""
+        """The weight that its few bits stand for, float32 [N, K]: of X'', a branch included."""
         weight, branch = super().dequantized_weight(), self.branch
         return weight if branch is None else branch.together(weight, self.transform)
 
@@ -204,12 +212,16 @@ class QuantLinear(QuantWeight):
     ) -> Tensor:
         """residual + gain * gelu(y(norm(x))); all but x only if `takes_steps`, see `steps.linear_steps`."""
         dtype = _output_dtype(x)
+        y: Tensor
+        if self.scheme.float8:
+            y = float8_linear(*self.quantize_input(x), self.stored_weight, self.weight_scale, self.bias, dtype)
+            return y
         if self.scheme.quantizes_activations:
             q, row_scale = self.quantize_input(x, norm)
             for beside in (gain, residual):
                 dtype = dtype if beside is None else torch.promote_types(dtype, beside.dtype)
             own = self._buffers
-            y: Tensor = int_linear(
+            y = int_linear(
                 q,
                 row_scale,
                 self.stored_weight,

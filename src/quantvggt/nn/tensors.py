@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quantvggt.core.errors import InputError
+from quantvggt.core.float8 import FLOAT8, is_number
 from quantvggt.core.rotation import inner_order
 from quantvggt.core.scheme import Scheme
 from quantvggt.kernels.contract import RANKS
@@ -57,6 +58,7 @@ def _ranges(x: Tensor) -> Tensor:
     return x.isfinite() & (x * x.new_tensor([1, -1]) >= 0)
 
 
+WEIGHT8 = LayerTensor("weight", ("N", "K"), is_number, "a number, not NaN", FLOAT8)  # in a scheme of float8
 SCALE = LayerTensor("weight_scale", ("N", 1), lambda x: x.isfinite() & (x >= 0), "finite and 0 or more")
 CLIP = LayerTensor("input_clip", (2,), lambda x: (x > 0) & (x <= 1), "above 0 and at most 1", flag="input_clip")
 OPTIONAL = {
@@ -94,8 +96,9 @@ def check_shapes(shapes: Shapes, out_features: int, in_features: int, scheme: Sc
     """Raise InputError unless a layer of this scheme can have optional tensors of these shapes."""
     if "rotation_signs" in shapes:
         inner_order(in_features)
-    if CLIP.name in shapes and not scheme.quantizes_activations:
-        raise InputError(f"scheme {scheme.name} keeps activations in float, so there is no input clip")
+    if CLIP.name in shapes and (scheme.float8 or not scheme.quantizes_activations):
+        kind = "float8" if scheme.float8 else "float"
+        raise InputError(f"scheme {scheme.name} keeps activations in {kind}, so there is no input clip")
     if ("input_range" in shapes) != scheme.static:
         raise InputError(f"scheme {scheme.name} {'needs' if scheme.static else 'has no use for'} an input range")
     left, right = shapes.get("input_left") or (1,), shapes.get("input_right") or (in_features,)
@@ -111,9 +114,11 @@ def check_shapes(shapes: Shapes, out_features: int, in_features: int, scheme: Sc
     if any(branch):
         if not all(branch) or rank not in RANKS:
             raise InputError(f"a low-rank branch has {', '.join(BRANCH)} and one of the ranks {RANKS}, not {rank}")
-        if scheme.static or scheme.per_tensor or not scheme.quantizes_activations or "input_left" in shapes:
+        integers = scheme.quantizes_activations and not scheme.float8
+        if scheme.static or scheme.per_tensor or not integers or "input_left" in shapes:
             raise InputError(
-                f"scheme {scheme.name}: a low-rank branch needs dynamic ranges per token and no learned map"
+                f"scheme {scheme.name}: a low-rank branch needs dynamic ranges per token, of integers, and no learned "
+                "map"
             )
     if ("input_left" in shapes) != ("input_right" in shapes) or left[0] * right[0] != in_features:
         raise InputError(

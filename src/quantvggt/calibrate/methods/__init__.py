@@ -44,7 +44,7 @@ ALIASES = {"best": Barq2.name}
 """The newest version of our own method. What was made with it is recorded by the version's own name, so that a result
 can be repeated when there is a newer one."""
 
-__all__ = ["ALIASES", "METHODS", "Method", "find_method", "make_method", "needs_clips"]
+__all__ = ["ALIASES", "METHODS", "Method", "find_method", "make_method", "needs_clips", "require_numbers"]
 
 
 def find_method(name: str) -> type[Method]:
@@ -58,6 +58,14 @@ def find_method(name: str) -> type[Method]:
 def needs_clips(method: Method | type[Method], *schemes: str | Scheme | None) -> bool:
     """Whether to quantize by `method` takes a calibration set, where layers have any of `schemes`."""
     return method.needs_calibration or any(Scheme.parse(scheme).static for scheme in schemes if scheme is not None)
+
+
+def require_numbers(method: Method | type[Method], *schemes: str | Scheme | None) -> None:
+    """Raises InputError if `method` can't round to the numbers of one of `schemes`."""
+    float8 = next((each for each in (Scheme.parse(one) for one in schemes if one is not None) if each.float8), None)
+    if float8 is not None and not method.takes_float8:
+        able = " or ".join(name for name, each in METHODS.items() if each.takes_float8)
+        raise InputError(f"method {method.name} rounds to integers, which {float8.name} hasn't; use {able}")
 
 
 def make_method(name: str, settings: dict[str, Any] | None = None, seed: int = 0) -> Method:

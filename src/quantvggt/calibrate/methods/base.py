@@ -69,6 +69,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     needs_calibration: ClassVar[bool] = True
+    takes_float8: ClassVar[bool] = False
+    """Does it leave rounding to `QuantLinear.from_float`, which knows float8 too?"""
 
     @abstractmethod
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:

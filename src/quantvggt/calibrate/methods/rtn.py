@@ -13,6 +13,7 @@ class RTN(Method):
 
     name: ClassVar[str] = "rtn"
     needs_calibration: ClassVar[bool] = False
+    takes_float8: ClassVar[bool] = True
 
     def solve(self, task: BlockTask) -> dict[str, QuantLinear]:
         return {layer: QuantLinear.from_float(task.linear(layer), scheme) for layer, scheme in task.schemes.items()}

@@ -54,6 +54,7 @@ class SmoothQuant(SiteMethod):
     paper, or "all"."""
 
     name: ClassVar[str] = "smoothquant"
+    takes_float8: ClassVar[bool] = True
 
     alpha: float = 0.5
     sites: str = SITES[0]
