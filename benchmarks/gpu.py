@@ -8,11 +8,12 @@ soon as there is one, and a line that is there already, from the same GPU and so
 was cut off goes on. A side that fails leaves a line with its error. Models are VGGT-1B with seeded weights, frames
 518x392; everything is shared with `quantvggt benchmark` (`bench.sides`), the published way too.
 
-    correctness  every kernel at VGGT's shapes against float64
+    correctness  every kernel, and PyTorch's float8 product, at VGGT's shapes against float64
     kernels      TOP/s and GB/s without launches (CUDA graphs); ceilings are cuBLASLt's int8 (torch._int_mm) and
                  bfloat16 products, a copy, PyTorch's attention by each of its backends; low-rank branches, whose own
                  operations aren't counted; other tiles for `int_linear`
-    passes       seconds and peak memory of w8a8, w4a8, w4a4, the published way, our bfloat16 model under torch.compile
+    passes       seconds and peak memory of w8a8, w4a8, w4a4, w8a8-fp8, the published way, our bfloat16 model under
+                 torch.compile
     memory       the most frames in 8, 16 and 24 GB
 
 `--device cpu --tiny` with TRITON_INTERPRET=1 tries all of it out without a GPU; its numbers mean nothing.
@@ -37,13 +38,14 @@ from torch import Tensor
 from quantvggt.bench.sides import open_side
 from quantvggt.calibrate.pipeline import quantize
 from quantvggt.checkpoint.save import save
+from quantvggt.core.float8 import quantize_float8
 from quantvggt.core.machine import source_commit
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs, rotate
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels import ops, reference, registry  # noqa: F401 - the ops register themselves
-from quantvggt.kernels.contract import Attention, IntLinear, RotateQuantize
+from quantvggt.kernels.contract import Attention, Float8Linear, IntLinear, RotateQuantize, Step
 from quantvggt.kernels.triton.launch import on
 from quantvggt.kernels.triton.tiles import Tile
 from quantvggt.models import VGGTConfig
@@ -53,7 +55,7 @@ from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.nn.rope import rope_tables
 
 PARTS = ("correctness", "kernels", "passes", "memory")
-SCHEMES = ("w8a8", "w4a8", "w4a4")
+SCHEMES = ("w8a8", "w4a8", "w4a4", "w8a8-fp8")
 BASELINES = ("published-bf16", "float-compiled")
 LIMITED = ("w8a8", "w4a4", "published-bf16")
 SITES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}
@@ -192,6 +194,10 @@ class Bench:
             dtype, epilogue == "gelu", gain, residual, *branch,
         )  # fmt: skip
 
+    def float8(self, rows: int, k: int, n: int) -> Float8Linear:
+        factors = quantize_float8(self.floats(rows, k)), quantize_float8(self.floats(n, k))
+        return Float8Linear(*factors[0], *factors[1], self.floats(n), torch.bfloat16)
+
     def rotation(self, rows: int, k: int, dtype: torch.dtype, norm: bool, bits: int, rank: int = 0) -> RotateQuantize:
         weight, bias = (self.positive(k), self.floats(k)) if norm else (None, None)
         signs, tokens = random_signs(k, 0).to(self.device), self.sizes.frame_tokens
@@ -210,13 +216,14 @@ class Bench:
         return Attention(qkv, config.num_heads, *norms, 1e-5, *rope_tables(rows, columns, 5, d, self.device))
 
 
-def run(step: IntLinear | RotateQuantize | Attention) -> Any:
-    """On Triton's kernels or not at all."""
+def run(step: Step) -> Any:
+    """On Triton's kernels, float8 by PyTorch's product, or not at all."""
+    wanted = "scaled_mm" if isinstance(step, Float8Linear) else "triton"
     backend = registry.choose(step)
-    if backend.name != "triton":
+    if backend.name != wanted:
         rows = registry.report(step.device)
-        reasons = {row.reason for row in rows if row.op == step.OP and row.backend == "triton"}
-        raise RuntimeError(f"{step.OP} does not run on Triton here: {'; '.join(sorted(reasons))}")
+        reasons = {row.reason for row in rows if row.op == step.OP and row.backend == wanted}
+        raise RuntimeError(f"{step.OP} does not run by {wanted} here: {'; '.join(sorted(reasons))}")
     return backend.run(step)
 
 
@@ -236,6 +243,8 @@ def correctness(bench: Bench, results: Results) -> None:
                 key = f"correctness/int_linear/{site}/w{bits}/branch {rank}"
                 make = lambda a=(2 * tokens + 7, k, n, bits, torch.float32, "residual", rank): _check_linear(bench, *a)  # noqa: E731
                 results.measure(key, make)
+        key = f"correctness/float8_linear/{site}"
+        results.measure(key, lambda a=(2 * tokens + 7, k, n): _check_float8(bench, *a))
     for k in sorted({k for k, _ in bench.sizes.sites.values()}):
         for rank in RANKS:
             key = f"correctness/rotate_quantize/{k}/branch {rank}"
@@ -258,6 +267,15 @@ def _check_linear(bench: Bench, *what: Any) -> Row:
     allowed = torch.finfo(step.out_dtype).eps * same.double().abs() + (2e-6 if step.gelu else 0)
     ok = bool((off <= allowed).all()) if step.gelu else bool(torch.equal(got, same)) or not bench.cuda
     return {"ok": ok, "worst": off.max().item(), "different": int((got != same).sum()), "of": got.numel()}
+
+
+def _check_float8(bench: Bench, *what: Any) -> Row:
+    step = bench.float8(*what)
+    exact = (step.q.double() @ step.weight.double().t()) * step.row_scale[:, None] * step.weight_scale
+    exact += step.bias if step.bias is not None else 0
+    got = run(step) if bench.cuda else reference.float8_linear(step)
+    lost = ((got.double() - exact).norm(dim=-1) / exact.norm(dim=-1)).max().item()
+    return {"ok": lost < 0.004, "worst_row_lost": lost}
 
 
 def _check_rotation(bench: Bench, *what: Any) -> Row:
@@ -339,6 +357,7 @@ def _time_linear(bench: Bench, rows: int, k: int, n: int, epilogue: str) -> Row:
         for bits in (8, 4)
         for rank in RANKS
     }
+    float8 = bench.float8(rows, k, n)
     x, weight, bias = bench.floats(rows, k).bfloat16(), bench.floats(n, k).bfloat16(), bench.floats(n).bfloat16()
     padded = F.pad(eight.q, (0, 0, 0, -rows % 32))  # cuBLASLt wants multiples of 8 and more
     sides: dict[str, Callable[[], object]] = {
@@ -349,6 +368,8 @@ def _time_linear(bench: Bench, rows: int, k: int, n: int, epilogue: str) -> Row:
         "int_mm": lambda: torch._int_mm(padded, eight.weight.t()),
         "bfloat16": lambda: F.linear(x, weight, bias),
     }
+    if registry.choose(float8).name == "scaled_mm":
+        sides["float8"] = lambda: run(float8)
     seconds = {name: bench.seconds(side) for name, side in sides.items()}
     tops = {name: 2e-12 * rows * k * n / each for name, each in seconds.items()}
     return {"m": rows, "k": k, "n": n, "tops": tops, "of_int_mm": {b: tops[b] / tops["int_mm"] for b in ("w8", "w4")}}
@@ -413,13 +434,15 @@ def _time_tile(bench: Bench, rows: int, k: int, n: int, bits: int, tile: Tile) -
 
 
 def checkpoint(scheme: str, sizes: Sizes, work: Path, device: str) -> str:
-    """VGGT in this scheme as a whole, every input of its trunk rotated and smoothed as in QuantVGGT; made once."""
+    """VGGT in this scheme as a whole, every input of its trunk rotated and smoothed as in QuantVGGT if it becomes
+    integers; made once."""
     folder = work / f"{'tiny' if sizes is SMALL else 'vggt-1b'}-{scheme}"
     if not (folder / "config.json").exists():
         chosen = Scheme.parse(scheme)
         model = seeded_model(sizes.config, device=device)
-        small = quantize(model, chosen, "rtn", rest=f"w{chosen.weight_bits}a8", progress=False)
-        for name in quantizable_sites(model):
+        rest = scheme if chosen.float8 else f"w{chosen.weight_bits}a8"
+        small = quantize(model, chosen, "rtn", rest=rest, progress=False)
+        for name in () if chosen.float8 else quantizable_sites(model):
             linear = model.get_submodule(name)
             k = linear.in_features
             smooth = torch.linspace(0.5, 1.5, k, device=device)

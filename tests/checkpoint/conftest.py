@@ -73,7 +73,7 @@ def quantized(tiny: VGGT) -> Callable[..., VGGT]:
                 linear,
                 scheme,
                 transform,
-                input_clip=torch.tensor([0.9, 0.8]) if scheme.quantizes_activations else None,
+                input_clip=torch.tensor([0.9, 0.8]) if scheme.quantizes_activations and not scheme.float8 else None,
                 input_range=torch.stack((3 * positions, -2 * positions), 1) if scheme.static else None,
             )
             tiny.set_submodule(site, layer)

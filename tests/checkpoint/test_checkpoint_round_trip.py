@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from quantvggt.checkpoint.load import load
 from quantvggt.checkpoint.save import save
 from quantvggt.core.errors import InputError
 from quantvggt.core.scheme import Scheme
+from quantvggt.kernels.scaled_mm import ScaledMM
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.nn.quant_linear import QuantLinear
 
@@ -43,7 +45,11 @@ def test_float_model_comes_back_bit_for_bit(tiny, images, tmp_path, dtype) -> No
     assert_same_outputs(tiny, loaded, images)
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w6a6", "w4a4", "w3a3", "w2a8", "w4a16"])
+SLOW_HERE = pytest.mark.filterwarnings("ignore:scheme w8a8-fp8 is for NVIDIA GPUs")
+
+
+@SLOW_HERE
+@pytest.mark.parametrize("scheme", ["w8a8", "w6a6", "w4a4", "w3a3", "w2a8", "w4a16", "w8a8-fp8"])
 def test_quantized_model_comes_back_bit_for_bit(quantized, images, tmp_path, scheme) -> None:
     model = quantized(scheme)
     loaded = load(save(model, tmp_path / "small"))
@@ -55,9 +61,19 @@ def test_quantized_model_comes_back_bit_for_bit(quantized, images, tmp_path, sch
     assert_same_outputs(model, loaded, images)
 
 
-KINDS = ("w4a4", "w6a16", "w4a4-s8", "w4a4-tensor", "w4a4-asym-s8", "w8a8-static", "w3a3-tensor-static-asym")
+KINDS = (
+    "w4a4",
+    "w6a16",
+    "w4a4-s8",
+    "w4a4-tensor",
+    "w4a4-asym-s8",
+    "w8a8-static",
+    "w3a3-tensor-static-asym",
+    "w8a8-fp8",
+)
 
 
+@SLOW_HERE
 @pytest.mark.parametrize("scheme", KINDS)
 def test_every_kind_of_layer_comes_back_bit_for_bit(quantized, images, tmp_path, scheme) -> None:
     model = quantized(scheme, everything=True)
@@ -129,7 +145,7 @@ def test_layers_may_differ_in_bits_or_stay_float(quantized, images, tmp_path) ->
     assert_same_outputs(model, loaded, images)
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w3a3", "w2a8"])
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w3a3", "w2a8", "w8a8-fp8"])
 def test_file_is_as_small_as_the_formula_says(quantized, tmp_path, scheme) -> None:
     model = quantized(scheme)
     path = save(model, tmp_path / "small") / "model.safetensors"
@@ -139,7 +155,8 @@ def test_file_is_as_small_as_the_formula_says(quantized, tmp_path, scheme) -> No
         n, k = site.out_features, site.in_features
         bits = int(scheme[1])
         weight = n * k if bits == 8 else 4 * n * math.ceil(bits * k / 32) + 16
-        expected += weight + 4 * n + 4 * k + k + 2 * 4  # scales, smoothing, signs, clip
+        expected += weight + 4 * n + 4 * k + k  # scales, smoothing, signs
+        expected += 0 if site.scheme.float8 else 2 * 4  # clip
     others = [x for name, x in model.state_dict().items() if name.rpartition(".")[0] not in sites]
     biases = [site.bias for site in sites.values()]
     expected += sum(2 * x.numel() for x in (*others, *biases))  # float16 holds them exactly
@@ -251,6 +268,57 @@ def test_header_tells_other_tools_what_is_packed(quantized, tmp_path) -> None:
     assert group["weights"]["num_bits"] == 3
     assert group["input_activations"]["num_bits"] == 3
     assert config["sites"][group["targets"][0]]["weight_bits"] == 3
+
+
+@SLOW_HERE
+def test_float8_has_a_version_of_its_own_and_integers_keep_theirs(quantized, tmp_path, monkeypatch) -> None:
+    model = quantized("w4a4")
+    integers = save(model, tmp_path / "integers")
+    name = "aggregator.global_blocks.1.mlp.fc2"
+    layer = QuantLinear.from_float(torch.nn.Linear(128, 32), Scheme.parse("w8a8-fp8"))
+    model.set_submodule(name, layer)
+    mixed = save(model, tmp_path / "mixed")
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (integers, mixed)]
+    assert [config["format_version"] for config in configs] == [2, 3]
+    assert configs[1]["sites"][name] == {
+        "weight_bits": 8, "act_bits": 8, "shape": [32, 128], "granularity": "-fp8",
+        "rotation": False, "smoothing": False, "input_clip": False,
+    }  # fmt: skip
+    with safe_open(mixed / "model.safetensors", framework="pt") as file:
+        assert file.get_slice(f"{name}.weight").get_dtype() == "F8_E4M3"
+    assert_same_bits(model.state_dict(), load(mixed).state_dict())
+    monkeypatch.setattr("quantvggt.checkpoint.config.FORMAT_VERSION", 2)  # as older releases read them
+    load(integers)
+    with pytest.raises(InputError, match="format version 3 is newer than the 2 that this quantvggt reads; upgrade"):
+        load(mixed)
+
+
+def test_other_tools_are_told_of_float8(quantized, tmp_path) -> None:
+    config = json.loads((save(quantized("w8a8-fp8"), tmp_path / "small") / "config.json").read_text())
+    block = config["quantization_config"]
+    (group,) = block["config_groups"].values()
+    assert block["format"] == group["format"] == "float-quantized"
+    assert group["weights"] == {
+        "num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False
+    }  # fmt: skip
+    assert group["input_activations"] == {
+        "num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True
+    }  # fmt: skip
+
+
+def test_loading_float8_says_once_where_it_is_slow(quantized, tmp_path, monkeypatch) -> None:
+    folder = save(quantized("w8a8-fp8"), tmp_path / "small")
+    words = r"w8a8-fp8 is for NVIDIA GPUs with fp8 .* and bfloat16; on cpu in {} it runs slower than the float model"
+    for dtype, name in ((None, "float32"), (torch.bfloat16, "bfloat16"), (torch.float16, "float16")):
+        with pytest.warns(UserWarning, match=words.format(name)) as caught:
+            load(folder, dtype=dtype)
+        assert len(caught) == 1
+    monkeypatch.setattr(ScaledMM, "available", lambda self, device: (True, "as if it were a GPU"))
+    with pytest.warns(UserWarning, match=words.format("float32")):
+        load(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(folder, dtype=torch.bfloat16)
 
 
 def test_dtype_argument_converts_floats_but_not_the_format(quantized, tmp_path) -> None:

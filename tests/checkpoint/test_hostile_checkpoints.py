@@ -76,8 +76,29 @@ def test_shape_that_claims_more_than_the_file_holds(folder, raw_safetensors) -> 
 
 
 def test_unknown_tensor_type(folder, raw_safetensors) -> None:
-    raw_safetensors(folder / "model.safetensors", {"a": ("F8_E4M3", [4], b"\0" * 4)})
-    refuse(folder, "a is of type F8_E4M3, which no VGGT checkpoint uses")
+    raw_safetensors(folder / "model.safetensors", {"a": ("F8_E5M2", [4], b"\0" * 4)})
+    refuse(folder, "a is of type F8_E5M2, which no VGGT checkpoint uses")
+
+
+def test_float8_weights_that_cannot_be(quantized, tmp_path) -> None:
+    folder = save(quantized("w8a8-fp8"), tmp_path / "float8")
+    original = load_file(folder / "model.safetensors")
+    name = f"{SITE}.weight"
+    for code in (0x7F, 0xFF):
+        bytes_ = original[name].view(torch.uint8).clone()
+        bytes_[5, 7] = code
+        save_file({**original, name: bytes_.view(torch.float8_e4m3fn)}, folder / "model.safetensors")
+        refuse(folder, f"{name} holds impossible values, each must be a number, not NaN; the file is damaged")
+    for wrong, words in (
+        (original[name].view(torch.int8), r"torch.int8, expected torch.float8_e4m3fn"),
+        (original[name].to(torch.float16), r"torch.float16, expected torch.float8_e4m3fn"),
+        (
+            original[name].view(torch.uint8)[:, :31].contiguous().view(torch.float8_e4m3fn),
+            r"\[96, 31\], expected \[96, 32\]",
+        ),
+    ):
+        save_file({**original, name: wrong}, folder / "model.safetensors")
+        refuse(folder, f"{name} (is|has shape) {words}")
 
 
 def test_missing_unexpected_and_misshapen_tensors(folder) -> None:
@@ -103,6 +124,7 @@ def test_tensors_of_the_wrong_type(folder) -> None:
         (f"{SITE}.weight_packed", torch.float32, "torch.float32, expected torch.int32"),
         (f"{SITE}.weight_scale", torch.float16, "torch.float16, expected torch.float32"),
         (f"{SITE}.bias", torch.int32, "torch.int32, expected floating point"),
+        (f"{SITE}.bias", torch.float8_e4m3fn, "torch.float8_e4m3fn, expected floating point of 16 to 64 bits"),
     ):
         save_file({**original, name: original[name].to(dtype)}, folder / "model.safetensors")
         refuse(folder, f"{name} is {words}")
@@ -189,7 +211,7 @@ def test_weight_shape_must_agree_with_the_config(folder) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "words"),
     [
-        (["format_version"], 3, "format version 3 is newer than the 2 that this quantvggt reads; upgrade"),
+        (["format_version"], 4, "format version 4 is newer than the 3 that this quantvggt reads; upgrade"),
         (["format_version"], "1", "format_version must be a whole number"),
         (["dtype"], "int7", "dtype must be one of float32"),
         (["surprise"], 1, r"unknown keys \['surprise'\]"),
@@ -216,6 +238,7 @@ def test_weight_shape_must_agree_with_the_config(folder) -> None:
         (["sites", SITE, "colour"], "red", r"unknown keys \['colour'\]"),
         (["sites", SITE, "granularity"], "-tensor-s8", "dynamic per-token scales"),
         (["sites", SITE, "granularity"], "-s16", "unknown scheme 'w4a4-s16'"),
+        (["sites", SITE, "granularity"], "-fp8", "fp8 is for w8a8 with dynamic per-token scales"),
         (["sites", SITE, "granularity"], "-static", "w4a4-static needs an input range"),
         (["sites", SITE, "granularity"], "8", "granularity must be text like '-static'"),
         (["sites", SITE, "granularity"], ["-static"], "granularity must be text like '-static'"),

@@ -124,6 +124,9 @@ def test_unknown_scheme_method_and_setting(capsys: pytest.CaptureFixture[str], t
     assert "unknown method 'gptq4'; use one of" in mistake(capsys, "quantize", model, out, "--method", "gptq4")
     assert "has no setting beta" in mistake(capsys, "quantize", model, out, "--setting", "beta=1")
     assert "write NAME=VALUE" in mistake(capsys, "quantize", model, out, "--setting", "beta")
+    for option in ("--scheme=w8a8-fp8", "--rest=w8a8-fp8", "--site=*.fc2=w8a8-fp8"):
+        told = mistake(capsys, "quantize", "nowhere", out, option)  # before anything is read
+        assert "method barq-2 rounds to integers, which w8a8-fp8 hasn't; use rtn or smoothquant" in told
     assert not Path(out).exists()
 
 

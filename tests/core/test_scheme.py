@@ -98,6 +98,19 @@ def test_granularity_is_spelled_in_the_name_and_only_where_it_differs_in_json(te
     assert Scheme.from_dict(json.loads(json.dumps(values))) == scheme
 
 
+def test_float8_is_a_kind_of_w8a8():
+    scheme = Scheme.parse("w8a8-fp8")
+    assert scheme == dataclasses.replace(PRESETS["w8a8"], number="fp8")
+    assert (scheme.float8, scheme.granular, scheme.name, scheme.granularity) == (True, False, "w8a8-fp8", "-fp8")
+    assert (scheme.plain, scheme.weights_only) == (scheme, Scheme(8, 16))
+    values = scheme.to_dict()
+    assert values == {**PRESETS["w8a8"].to_dict(), "name": "w8a8-fp8", "number": "fp8"}
+    assert Scheme.from_dict(json.loads(json.dumps(values))) == scheme
+    for number in ("fp4", None, 8, ["fp8"]):
+        with pytest.raises(InputError, match="choose int or fp8"):
+            Scheme.from_dict({**values, "number": number})
+
+
 def test_json_of_a_plain_scheme_has_four_keys():
     assert PRESETS["w4a4"].to_dict() == {"name": "w4a4", "weight_bits": 4, "act_bits": 4, "version": 1}
 
@@ -112,6 +125,12 @@ def test_json_of_a_plain_scheme_has_four_keys():
         ("w4a16-static", "float activations have no ranges"),
         ("w4a16-s8", "float activations have no ranges"),
         ("w8a8-asym", "at most 7 bits"),
+        ("w8a8-fp8-static", "unknown scheme"),
+        ("w4a8-fp8", "'w4a8-fp8': fp8 is for w8a8 with dynamic per-token scales; use w8a8-fp8"),
+        ("w8a16-fp8", "use w8a8-fp8"),
+        ("w8a8-tensor-fp8", "use w8a8-fp8"),
+        ("w8a8-static-fp8", "use w8a8-fp8"),
+        ("w8a8-s8-fp8", "use w8a8-fp8"),
         ("w4a4-tensor-s8", "dynamic per-token scales"),
         ("w4a4-static-s8", "dynamic per-token scales"),
     ],

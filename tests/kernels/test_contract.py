@@ -46,5 +46,5 @@ def test_attention_keeps_the_types_of_its_norms():
 
 def test_examples_cover_every_op():
     steps = examples(torch.device("cpu"))
-    assert set(steps) == {"rotate_quantize", "int_linear", "dequantize_weight", "attention"}
+    assert set(steps) == {"rotate_quantize", "int_linear", "dequantize_weight", "float8_linear", "attention"}
     assert all(op == step.OP and step.device.type == "cpu" for op, each in steps.items() for step in each.values())

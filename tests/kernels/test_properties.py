@@ -13,6 +13,7 @@ from torch import Tensor
 
 import definition
 from quantvggt.core.errors import InputError
+from quantvggt.core.float8 import FLOAT8
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import ops
@@ -129,6 +130,20 @@ def dequantize_weight_call(random: Random) -> Call:
     }
 
 
+def float8_linear_call(random: Random) -> Call:
+    numbers = Numbers(random)
+    k, n = numbers.pick(CHANNELS), random.randint(0, 70)
+    rows = numbers.rows(random.randint(1, 20))
+    return {
+        "q": numbers.floats(*rows, k).to(FLOAT8),
+        "row_scale": numbers.floats(*rows, 1, positive=True),
+        "weight": numbers.floats(n, k).to(FLOAT8),
+        "weight_scale": numbers.floats(n, 1, positive=True),
+        "bias": numbers.maybe(n, dtypes=FLOATS),
+        "out_dtype": numbers.pick(FLOATS),
+    }
+
+
 def attention_call(random: Random) -> Call:
     numbers = Numbers(random)
     batch, heads, d = numbers.pick([0, 1, 1, 2]), random.randint(1, 3), numbers.pick([4, 6, 32, 48, 64, 128])
@@ -181,8 +196,9 @@ def illegal(call: Call) -> Iterator[Call]:
 
 
 def _wrong_tensors(call: Call, name: str, value: Tensor) -> list[Any]:
-    wrong: list[Any] = [value.to(dtype) for dtype in WRONG_DTYPES]
-    wrong += [3.5, "x", [1.0], value.to_sparse()]
+    wrong: list[Any] = [value.to(dtype) for dtype in WRONG_DTYPES if dtype != value.dtype]
+    wrong += [3.5, "x", [1.0]]
+    wrong += [value.to_sparse()] if value.dtype != FLOAT8 else []  # PyTorch has no sparse ones
     wrong += [torch.zeros(2, 3, 5, 7, 11)] if name != "x" else []
     # A vector of one value may have any shape.
     wrong += [value.new_zeros(())] if name in WHOLE or value.numel() != 1 else []
@@ -293,6 +309,11 @@ def test_illegal_integer_calls(integer_backend, op, call, count):
 @examples
 def test_illegal_dequantize_weight_calls(dequantizing_backend, count):
     _search(lambda made: _refuses(ops.dequantize_weight, made), dequantize_weight_call, count // 4)
+
+
+@examples
+def test_illegal_float8_calls(count):
+    _search(lambda made: _refuses(ops.float8_linear, made), float8_linear_call, count // 4)
 
 
 @examples
