@@ -164,6 +164,7 @@ def attention_call(random: Random) -> Call:
         "cosine": numbers.floats(tokens, d) if turned else None,
         "sine": numbers.floats(tokens, d) if turned else None,
         "seen": torch.tensor(random.choices([0.0, math.log(4), -math.inf], k=tokens)) if numbers.flag() else None,
+        "score_bits": numbers.pick([16, 16, 8]),
     }
 
 
@@ -177,6 +178,7 @@ WRONG_NUMBERS: dict[str, list[Any]] = {
     "channels": [-1, 0, 1 << 31, 1 << 70, 2.5, "8", None],
     "inputs": [-1, 0, 1 << 40, 1 << 70, 2.5, "2"],
     "num_heads": [-1, 0, 1 << 40, 1 << 70, 2.5, "2", None],
+    "score_bits": [-8, 0, 1, 7, 32, 1 << 70, True, 8.5, "8", None],
     "eps": [-1e-6, math.nan, math.inf, "0", None],
 }
 WRONG_DTYPES = [torch.int16, torch.bool, torch.complex64, torch.float8_e4m3fn]

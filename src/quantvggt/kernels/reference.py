@@ -23,6 +23,8 @@ from quantvggt.kernels.contract import (
     Step,
 )
 
+MOST_SCORES = 1 << 22  # of attention with 8-bit queries and keys, at once
+
 
 def rotate_quantize(step: RotateQuantize) -> tuple[Tensor, Tensor]:
     x = step.x.float()
@@ -60,7 +62,7 @@ def project(x: Tensor, basis: Tensor, basis_scale: Tensor) -> tuple[Tensor, Tens
 
 
 def _in_8_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Float rows [M, K] as (int8 [M, K], scale [M, 1]): absmax / 127, or 1 where that isn't above zero.
+    """Float rows [.., K] as (int8 [.., K], scale [.., 1]): absmax / 127, or 1 where that isn't above zero.
 
     By products with 1 / scale, which are quicker than quotients; or 0, where a scale is so small that this isn't exact.
     """
@@ -150,7 +152,8 @@ def attention(step: Attention) -> Tensor:
         k = F.layer_norm(k.to(step.k_weight.dtype), k.shape[-1:], step.k_weight, step.k_bias, step.eps)
     if step.cosine is not None and step.sine is not None:
         q, k = rotary(q, step.cosine, step.sine), rotary(k, step.cosine, step.sine)
-    return attend(q.to(v.dtype), k.to(v.dtype), v, step.seen).transpose(1, 2).flatten(2)
+    of = attend if step.score_bits == 16 else attend_in_8_bits
+    return of(q.to(v.dtype), k.to(v.dtype), v, step.seen).transpose(1, 2).flatten(2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
@@ -169,6 +172,32 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         keys, values = (torch.cat(pair, 2) for pair in ((own_k[:, :, frame], shared_k), (own_v[:, :, frame], shared_v)))
         outputs.append(F.scaled_dot_product_attention(queries, keys, values, mask))
     return torch.cat(outputs, 2)
+
+
+def attend_in_8_bits(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """`attend` with 8-bit queries and keys; some queries of one head at a time, so no matrix of scores is large."""
+    n, k = q.shape[2], k.float()
+    if not q.numel():
+        return v.clone()
+    (q, q_scale), (k, k_scale) = (_finite_in_8_bits(x) for x in (q.float(), k - k.mean(2, keepdim=True)))
+    q_scale = q_scale / math.sqrt(v.shape[-1])
+    outputs = []
+    for head in zip(*(x.flatten(0, 1) for x in (q, q_scale, k, k_scale, v)), strict=True):
+        queries, scales, keys, key_scales, values = head
+        for rows in torch.arange(n, device=q.device).split(max(1, MOST_SCORES // n)):
+            scores = _integer_product(queries[rows], keys).float() * scales[rows] * key_scales.t()
+            if seen is not None:
+                frames = torch.arange(n, device=q.device) // len(seen)
+                own = frames[rows, None] == frames
+                scores = scores + torch.where(own, 0.0, seen.repeat(n // len(seen)))
+            outputs.append(scores.softmax(-1).to(v.dtype) @ values)
+    return torch.cat(outputs).view(v.shape)
+
+
+def _finite_in_8_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`_in_8_bits` with a scale that is NaN where not all of a row [.., K] is finite."""
+    q, scale = _in_8_bits(rows)
+    return q, scale + (rows * 0.0).sum(-1, keepdim=True)
 
 
 def rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

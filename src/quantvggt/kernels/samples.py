@@ -30,6 +30,8 @@ def kind_of(step: Step) -> str:
         return "8-bit weights" if step.weight.dtype is torch.int8 else "4-bit weights"
     if isinstance(step, Float8Linear):
         return "float8"
+    if isinstance(step, Attention) and step.score_bits != 16:
+        return "8-bit queries and keys"
     x = step.x if isinstance(step, RotateQuantize) else step.qkv
     return str(x.dtype).removeprefix("torch.")
 

@@ -17,6 +17,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.vector_math import warm_up
 from quantvggt.models.answers import Answers
 from quantvggt.models.given import Given
+from quantvggt.kernels.contract import SCORE_BITS
 from quantvggt.models.quantization import Quantization
 from quantvggt.nn.block import LAYERS, Attention
 from quantvggt.nn.thinned import STRIDE
@@ -273,6 +274,24 @@ class Model(nn.Module, ABC):
             raise InputError(f"unknown attention {kind!r}; use one of: {', '.join(ATTENTION)}")
         for layer in self._global_attention():
             layer.stride = ATTENTION[kind]
+
+    @property
+    def attention_bits(self) -> int:
+        """Of queries and keys of global attention: 16, or 8, which is for GPUs that multiply integers faster; see
+        `kernels.contract.Attention`. May be set. A copy has its own; calibration has 16. Attention within a frame keeps
+        16: of many frames it is a small share of the time, and its drift would be the larger one (docs/speed.md)."""
+        return min((layer.score_bits for layer in self._global_attention()), default=16)
+
+    @attention_bits.setter
+    def attention_bits(self, bits: int) -> None:
+        """Raises InputError if it is neither, or no attention of this family could be in 8 bits."""
+        if bits not in SCORE_BITS:
+            raise InputError(f"attention_bits is 16 or 8, not {bits!r}")
+        layers = self._global_attention()
+        if bits != 16 and not layers:
+            raise InputError(f"models of family {self.config.family} have no global attention with {bits}-bit queries and keys")
+        for layer in layers:
+            layer.score_bits = int(bits)
 
     def _global_attention(self) -> list[Attention]:
         blocks = (self.get_submodule(place.name) for place in self.trunk.places if place.kind == "global")

@@ -3,13 +3,15 @@
 Symbols: B batch, N tokens, C channels, h heads, d = C / h.
 """
 
+import warnings
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.kernels import contract, ops, reference
+from quantvggt.kernels import contract, ops, reference, registry
 from quantvggt.nn.fused import LayerScale, linear_steps
 from quantvggt.nn.rope import RopeTables
 from quantvggt.nn.thinned import seen_by_others
@@ -102,10 +104,12 @@ class Attention(nn.Module):
 
     stride: int = 1
     """Above 1, attention over several frames is thinned out, see `nn.thinned`."""
+    score_bits: int = 16
+    """Of queries and keys, see `kernels.contract.Attention`."""
     frame_tokens: int | None = None
     special_tokens: int = 0
     columns: int | None = None
-    """Of a frame's patches. Where nobody said (`mark_frames`), as in calibration, attention is exact."""
+    """Of a frame's patches. Where nobody said (`mark_frames`), as in calibration, attention is exact, in 16 bits."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -131,7 +135,10 @@ class Attention(nn.Module):
         cosine, sine = rope or (None, None)
         # The kernels have no gradient, and products in 16 bits: the reference is for training and for full precision.
         fast = qkv.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled()
-        step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine, self._seen(qkv)
+        bits = 16 if self.columns is None else self.score_bits
+        step = qkv, self.num_heads, q_weight, q_bias, k_weight, k_bias, eps, cosine, sine, self._seen(qkv), bits
+        if bits == 8:
+            _tell_if_slow(qkv.device, qkv.dtype, qkv.shape[2] // (3 * self.num_heads))
         y = ops.attention(*step) if fast else reference.attention(contract.Attention(*step))
         return linear_steps(self.proj, y, gain=gain, residual=residual)
 
@@ -139,6 +146,22 @@ class Attention(nn.Module):
         if self.stride == 1 or self.frame_tokens is None or self.columns is None or self.frame_tokens == qkv.shape[1]:
             return None
         return seen_by_others(self.frame_tokens, self.special_tokens, self.columns, self.stride, qkv.device)
+
+
+@lru_cache
+def _tell_if_slow(device: torch.device, dtype: torch.dtype, head_size: int) -> None:
+    """Once: 8-bit queries and keys save time only where a kernel has them."""
+    qkv = torch.zeros(1, 1, 3 * head_size, dtype=dtype, device=device)
+    step = contract.Attention(qkv, 1, None, None, None, None, 0.0, None, None, score_bits=8)
+    if registry.choose(step).name != "reference":
+        return
+    kind = str(dtype).removeprefix("torch.")
+    reason = "they are made for NVIDIA GPUs" if device.type == "cpu" else "quantvggt doctor says why"
+    warnings.warn(
+        f"attention with 8-bit queries and keys runs in plain PyTorch here ({kind} on {device.type}; {reason}), slower "
+        "than with 16 bits",
+        stacklevel=2,
+    )
 
 
 class Block(nn.Module):

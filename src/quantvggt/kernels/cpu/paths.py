@@ -171,6 +171,8 @@ class AttentionPath(CpuPath):
     def accepts(self, step: Attention) -> str | None:
         if step.qkv.dtype is not torch.bfloat16:
             return f"bfloat16 only, not {str(step.qkv.dtype).removeprefix('torch.')}"
+        if step.score_bits != 16:
+            return "queries and keys in 16 bits only"
         if step.head_size not in HEAD_SIZES:
             return f"heads of {', '.join(map(str, HEAD_SIZES))} channels, not {step.head_size}"
         if step.seen is not None and bool(step.seen.isnan().any()):

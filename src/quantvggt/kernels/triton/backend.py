@@ -13,9 +13,12 @@ from torch import Tensor
 from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize
 from quantvggt.kernels.triton import proof
 from quantvggt.kernels.triton.launch import on
-from quantvggt.kernels.triton.tiles import INTERPRETED, OLDEST, Chip, chip_of, linear_tile
+from quantvggt.kernels.triton.tiles import INTERPRETED, OLDEST, Chip, chip_of, linear_tile, scores_tile
 
 MOST_ROTATED = 16384  # channels, which one program holds in registers
+MOST_SCORED = 128  # channels of a head with 8-bit queries and keys, likewise
+
+Proof = Callable[[Callable[[Any], Any], torch.device], bool]
 
 
 def interpreted() -> bool:
@@ -25,7 +28,7 @@ def interpreted() -> bool:
 
 class TritonBackend(Backend):
     name = "triton"
-    prove: Callable[[Callable[[Any], Any], torch.device], bool]
+    prove: Proof
 
     def available(self, device: torch.device) -> tuple[bool, str]:
         """The first call for a GPU compiles a kernel, runs it and compares what it gives with the reference."""
@@ -88,9 +91,25 @@ class TritonAttention(TritonBackend):
     def accepts(self, step: Attention) -> str | None:
         if step.qkv.dtype not in (torch.bfloat16, torch.float16):
             return f"bfloat16 and float16 only, not {str(step.qkv.dtype).removeprefix('torch.')}"
-        return None if step.qkv.numel() else "there are no tokens"
+        if not step.qkv.numel():
+            return "there are no tokens"
+        return None if step.score_bits == 16 else self._refuses_8_bits(step)
+
+    def _refuses_8_bits(self, step: Attention) -> str | None:
+        if step.head_size > MOST_SCORED:
+            return f"8-bit queries and keys of up to {MOST_SCORED} channels, not {step.head_size}"
+        if step.device.type != "cuda":
+            return None
+        # Proven apart, because few ask for it: what fails here leaves attention with 16 bits as it is.
+        works, reason = _proven(proof.scores_agree, self.run, step.device.index)
+        return None if works else f"8-bit queries and keys: {reason}"
 
     def run(self, step: Attention) -> Tensor:
+        if step.score_bits == 8:
+            from quantvggt.kernels.triton import attention8
+
+            with on(step.device):
+                return attention8.run(step, scores_tile(step, self.chip(step.device)))
         from quantvggt.kernels.triton.attention import attend, plan
 
         prepared = None
@@ -114,12 +133,19 @@ def _usable(backend: TritonBackend, index: int) -> tuple[bool, str]:
     capability = torch.cuda.get_device_capability(index)
     if 10 * capability[0] + capability[1] < OLDEST:
         return False, f"compute capability {capability[0]}.{capability[1]}: needs {OLDEST // 10}.{OLDEST % 10}"
+    agrees, reason = _proven(backend.prove, backend.run, index)
+    return agrees, reason or f"compute capability {capability[0]}.{capability[1]}"
+
+
+@lru_cache
+def _proven(prove: Proof, run: Callable[[Any], Any], index: int) -> tuple[bool, str]:
+    """Does it compile on this GPU and give the reference's results? And if not, why."""
     try:
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
-            agrees = backend.prove(backend.run, torch.device("cuda", index))
+            agrees = prove(run, torch.device("cuda", index))
     except Exception as error:  # whatever keeps Triton from compiling here: no C compiler, an old driver
         return False, f"Triton fails here ({type(error).__name__}: {error})".split("\n")[0]
-    return agrees, f"compute capability {capability[0]}.{capability[1]}" if agrees else proof.REASON
+    return agrees, "" if agrees else proof.REASON
 
 
 @lru_cache

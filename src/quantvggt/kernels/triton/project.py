@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantvggt.kernels.contract import RotateQuantize
 from quantvggt.kernels.triton.launch import Launch
-from quantvggt.kernels.triton.prologue import before, half_to_even
+from quantvggt.kernels.triton.prologue import before, in_8_bits, scale_of
 
 ROWS = 16
 MOST_AT_ONCE = 32  # channels; more of them leave registers short on some chips
@@ -63,22 +63,22 @@ def project_kernel(
         place = start + channel[None, :]
         y = before(x, norm_weight, norm_bias, shift, presmooth, place, place < K, mean, rstd)
         largest = tl.maximum(largest, tl.abs(y))
-    step, inverse = _scale_of(tl.max(largest, 1))
+    step, inverse = scale_of(tl.max(largest, 1))
 
     column = tl.arange(0, RANK)
     along = tl.zeros([ROWS, RANK], tl.int32)
     for start in range(0, K, CHUNK):
         place = start + channel[None, :]
         y = before(x, norm_weight, norm_bias, shift, presmooth, place, place < K, mean, rstd)
-        rounded = _in_8_bits(y, inverse)
+        rounded = in_8_bits(y, inverse)
         depth = start + channel[:, None]
         directions = tl.load(basis + depth * RANK + column[None, :], mask=depth < K, other=0)
         along = tl.dot(rounded, directions, along, out_dtype=tl.int32)
 
     z = along.to(tl.float32)
-    share, inverse = _scale_of(tl.max(tl.abs(z), 1))
+    share, inverse = scale_of(tl.max(tl.abs(z), 1))
     q += row.to(tl.int64)[:, None] * (K + RANK) + K
-    tl.store(q + column[None, :], _in_8_bits(z, inverse), mask=(row < rows)[:, None])
+    tl.store(q + column[None, :], in_8_bits(z, inverse), mask=(row < rows)[:, None])
     tl.store(scale + 2 * row.to(tl.int64) + 1, share * step * tl.load(basis_scale), mask=row < rows)
 
 
@@ -98,18 +98,3 @@ def _moments(x, eps, K: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr):
         sums += values * values
     variance = tl.div_rn(tl.sum(sums, 1)[:, None], count)
     return mean, tl.div_rn(tl.full([ROWS, 1], 1.0, tl.float32), tl.sqrt_rn(variance + eps))
-
-
-@triton.jit
-def _scale_of(largest):
-    """The scale of rows with these absolute maxima, and what they are multiplied by."""
-    scale = tl.div_rn(largest, tl.full(largest.shape, 127.0, tl.float32))
-    scale = tl.where(scale > 0, scale, 1.0)
-    inverse = tl.div_rn(tl.full(largest.shape, 1.0, tl.float32), scale)
-    return scale, tl.where(scale < 1e-30, 0.0, inverse)
-
-
-@triton.jit
-def _in_8_bits(y, inverse):
-    """Rows y times the numbers `inverse`, rounded."""
-    return half_to_even(y * inverse[:, None]).to(tl.int32).to(tl.int8)

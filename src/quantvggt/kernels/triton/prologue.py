@@ -1,4 +1,4 @@
-"""What happens to a token's channels before the rotation, and rounding: shared by the kernels of `rotate_quantize`."""
+"""What happens to a token's channels before the rotation, and rounding: shared by several kernels."""
 
 import triton
 import triton.language as tl
@@ -23,3 +23,18 @@ def before(x, norm_weight, norm_bias, shift, presmooth, place, known, mean, rstd
 def half_to_even(y):
     """Rounded, below 2^22: there the sum has no place for fractions."""
     return (y + 12582912.0) - 12582912.0
+
+
+@triton.jit
+def scale_of(largest):
+    """The scale of rows with these absolute maxima in 8 bits, and what they are multiplied by."""
+    scale = tl.div_rn(largest, tl.full(largest.shape, 127.0, tl.float32))
+    scale = tl.where(scale > 0, scale, 1.0)
+    inverse = tl.div_rn(tl.full(largest.shape, 1.0, tl.float32), scale)
+    return scale, tl.where(scale < 1e-30, 0.0, inverse)
+
+
+@triton.jit
+def in_8_bits(y, inverse):
+    """Rows y times the numbers `inverse`, rounded."""
+    return half_to_even(y * inverse[:, None]).to(tl.int32).to(tl.int8)

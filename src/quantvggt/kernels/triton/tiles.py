@@ -6,7 +6,7 @@ GPU has been asked yet which are the fastest.
 
 from dataclasses import dataclass
 
-from quantvggt.kernels.contract import IntLinear
+from quantvggt.kernels.contract import Attention, IntLinear
 
 FEW_ROWS = 64
 
@@ -63,3 +63,10 @@ def linear_tile(step: IntLinear, chip: Chip) -> Tile:
 def rotate_warps(width: int) -> int:
     """For a token of so many channels: 8 of them a thread, so that three butterflies in a row need no exchange."""
     return min(16, max(1, width // 256))
+
+
+def scores_tile(step: Attention, chip: Chip) -> Tile:
+    """Of attention with 8-bit queries and keys: rows of queries, columns of keys."""
+    if chip is INTERPRETED:
+        return Tile(16, 32, step.head_size, 1, 1)
+    return Tile(128, 64, step.head_size, 4 if step.head_size <= 64 else 8, 3)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from quantvggt.kernels.triton import proof
 from quantvggt.kernels.triton.backend import TritonAttention, TritonBackend, TritonLinear, TritonRotate
 
 CPU = torch.device("cpu")
@@ -33,3 +34,10 @@ def test_the_kernels_pass_and_broken_ones_do_not(backend: TritonBackend) -> None
 @pytest.mark.parametrize("backend", BACKENDS[:2], ids=lambda backend: backend.OP)
 def test_a_broken_branch_does_not_pass(backend: TritonBackend) -> None:
     assert not backend.prove(broken(backend.run, lambda step: step.rank > 0), CPU)
+
+
+def test_broken_scores_do_not_pass() -> None:
+    attention = BACKENDS[2]
+    assert proof.scores_agree(attention.run, CPU)
+    assert not proof.scores_agree(broken(attention.run, lambda step: True), CPU)
+    assert not proof.scores_agree(broken(attention.run, lambda step: step.seen is not None), CPU)
