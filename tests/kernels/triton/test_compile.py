@@ -7,9 +7,9 @@ import torch
 
 from offline import Compiled, compile_for
 from quantvggt.kernels.contract import RANKS, Attention, IntLinear, RotateQuantize
-from quantvggt.kernels.triton import attention, linear, project, rotate
+from quantvggt.kernels.triton import attention, attention8, linear, project, rotate
 from quantvggt.kernels.triton.launch import Launch
-from quantvggt.kernels.triton.tiles import CHIPS, FEW_ROWS, linear_tile
+from quantvggt.kernels.triton.tiles import CHIPS, FEW_ROWS, linear_tile, scores_tile
 
 INT8_PRODUCTS = r"mma\.sync\S*\.s8\.s8|wgmma\.mma_async\S*\.s8\.s8|tcgen05\.mma\S*kind::i8"
 OWN_PRODUCTS = {90: r"wgmma\.mma_async\S*\.s8\.s8"}
@@ -66,6 +66,33 @@ def attention_launch(frames: int, heads: int, d: int, dtype: torch.dtype) -> Lau
     qkv, weight, table = empty(frames, FRAME, 3 * heads * d, dtype=dtype), empty(d), empty(FRAME, d)
     step = Attention(qkv, heads, weight, weight, weight, weight, 1e-5, table, table)
     return attention.plan(step, qkv.new_empty(2, frames, FRAME, heads, d))
+
+
+def scores_launches(capability: int, d: int, dtype: torch.dtype, thinned: bool) -> list[Launch]:
+    """The rounding, and the rest."""
+    heads, kept = 16, 281
+    seen = empty(FRAME) if thinned else None
+    step = Attention(empty(1, ROWS, 3 * heads * d, dtype=dtype), heads, *[None] * 4, 0.0, None, None, seen, 8)
+    width = attention8.width_of(step)
+    integers, scales = empty(2, 1, heads, ROWS, width, dtype=torch.int8), empty(2, 1, heads, ROWS)
+    others = attention8.Shared()
+    if thinned:
+        count = ROWS // FRAME * kept
+        keys, values = (empty(1, heads, count, w, dtype=t) for w, t in ((width, torch.int8), (d, dtype)))
+        others = attention8.Shared(keys, empty(1, heads, count), values, empty(count), kept)
+    prepared, mean = empty(2, 1, ROWS, heads, d, dtype=dtype), empty(1, heads, d)
+    rounding = attention8.plan_rounding(step, prepared, mean, integers, scales)
+    tile = scores_tile(step, CHIPS[capability])
+    return [rounding, attention8.plan(step, integers, scales, others, step.empty(), tile)]
+
+
+def check_scores(capability: int, d: int, dtype: torch.dtype, thinned: bool) -> None:
+    rounding, rest = (compile_for(each, capability) for each in scores_launches(capability, d, dtype, thinned))
+    check(rounding, capability)
+    check(rest, capability)
+    assert rest.found(INT8_PRODUCTS)
+    assert rest.found(OWN_PRODUCTS.get(capability, INT8_PRODUCTS))
+    assert rest.found("cp.async"), "keys and values are not read ahead"
 
 
 def check(made: Compiled, capability: int) -> None:
@@ -131,6 +158,11 @@ def test_queries_and_keys_are_prepared_without_spills() -> None:
     assert made.found(TO_BFLOAT16)
 
 
+@pytest.mark.parametrize(("capability", "thinned"), [(89, False), (90, True)])
+def test_scores_are_int8_instructions_without_spills(capability: int, thinned: bool) -> None:
+    check_scores(capability, 64, torch.bfloat16, thinned)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("epilogue", EPILOGUES)
@@ -178,3 +210,12 @@ def test_every_token_s_part(capability: int, k: int, rank: int) -> None:
 @every_chip
 def test_every_head(capability: int, d: int, dtype: torch.dtype) -> None:
     check(compile_for(attention_launch(20, 16, d, dtype), capability), capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("thinned", [False, True])
+@pytest.mark.parametrize("d", [32, 48, 64, 128])
+@every_chip
+def test_all_scores(capability: int, d: int, thinned: bool, dtype: torch.dtype) -> None:
+    check_scores(capability, d, dtype, thinned)

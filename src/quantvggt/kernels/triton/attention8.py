@@ -5,6 +5,7 @@ their mean first, and values stay in 16 bits.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import triton
@@ -35,7 +36,7 @@ def run(step: Attention, tile: Tile) -> Tensor:
     scales = step.qkv.new_empty(integers.shape[:-1], dtype=torch.float32)
     plan_rounding(step, prepared, prepared[1].mean(1, dtype=torch.float32), integers, scales).run()
     y = step.empty()
-    plan(step, integers, scales, y, tile).run()
+    plan(step, integers, scales, shared(step, integers[1], scales[1]), y, tile).run()
     return y
 
 
@@ -61,12 +62,35 @@ def plan_rounding(step: Attention, prepared: Tensor, mean: Tensor, integers: Ten
     )
 
 
-def plan(step: Attention, integers: Tensor, scales: Tensor, y: Tensor, tile: Tile) -> Launch:
+class Shared(NamedTuple):
+    """What queries see of other frames than their own, frame by frame: keys int8 [B, h, M, WIDTH], scales [B, h, M],
+    values [B, h, M, d], log2 of what each counts for [M]; kept: how many are a frame's. All None: nothing."""
+
+    keys: Tensor | None = None
+    scales: Tensor | None = None
+    values: Tensor | None = None
+    weights: Tensor | None = None
+    kept: int = 0
+
+
+def shared(step: Attention, keys: Tensor, scales: Tensor) -> Shared:
+    """Gathered, because few are kept of many."""
+    batch, n, _ = step.qkv.shape
+    if step.seen is None or len(step.seen) >= n:
+        return Shared()
+    places = torch.nonzero(step.seen > -math.inf)[:, 0]  # the one thing here that waits for the GPU
+    if not len(places):
+        return Shared()
+    frames = n // len(step.seen)
+    values = step.qkv.view(batch, n, 3, step.num_heads, -1)[:, :, 2].transpose(1, 2)
+    gathered = (x.unflatten(2, (frames, -1)).index_select(3, places).flatten(2, 3) for x in (keys, scales, values))
+    return Shared(*gathered, (step.seen[places] * math.log2(math.e)).repeat(frames), len(places))
+
+
+def plan(step: Attention, integers: Tensor, scales: Tensor, others: Shared, y: Tensor, tile: Tile) -> Launch:
     """The call that writes y."""
     batch, n, _ = step.qkv.shape
-    length, shared = n, {"keys": None, "scales": None, "values": None, "weights": None, "count": 0, "kept": 1}
-    if step.seen is not None and len(step.seen) < n:
-        length, shared = len(step.seen), _shared(step, step.seen, integers[1], scales[1])
+    length = n if step.seen is None else min(n, len(step.seen))
     blocks, frames = triton.cdiv(length, tile.rows), n // length
     return Launch(
         attention8_kernel,
@@ -77,7 +101,12 @@ def plan(step: Attention, integers: Tensor, scales: Tensor, y: Tensor, tile: Til
             "keys": integers[1],
             "key_scales": scales[1],
             "qkv": step.qkv,
-            **{f"shared_{name}": value for name, value in shared.items()},
+            "shared_keys": others.keys,
+            "shared_scales": others.scales,
+            "shared_values": others.values,
+            "shared_weights": others.weights,
+            "shared_count": others.kept * frames,
+            "shared_kept": others.kept,
             "y": y,
             "n": n,
             "length": length,
@@ -90,31 +119,11 @@ def plan(step: Attention, integers: Tensor, scales: Tensor, y: Tensor, tile: Til
             "WIDTH": integers.shape[-1],
             "ROWS": tile.rows,
             "COLUMNS": tile.columns,
+            "WIDEN": step.device.type == "cpu",  # Triton's interpreter can't multiply bfloat16
         },
         tile.warps,
         tile.stages,
     )
-
-
-def _shared(step: Attention, seen: Tensor, keys: Tensor, scales: Tensor) -> dict[str, Tensor | int | None]:
-    """What queries of other frames see, gathered frame by frame: few are kept of many, so it is small."""
-    places = torch.nonzero(seen > -math.inf)[:, 0]  # the one thing here that waits for the GPU
-    if not len(places):
-        return {"keys": None, "scales": None, "values": None, "weights": None, "count": 0, "kept": 1}
-    values = step.qkv.unflatten(-1, (3, step.num_heads, -1)).select(2, 2).transpose(1, 2)
-
-    def kept(x: Tensor) -> Tensor:
-        return x.unflatten(2, (-1, len(seen))).index_select(3, places).flatten(2, 3).contiguous()
-
-    gathered = kept(keys)
-    return {
-        "keys": gathered,
-        "scales": kept(scales),
-        "values": kept(values),
-        "weights": seen[places] * math.log2(math.e),
-        "count": gathered.shape[2],
-        "kept": len(places),
-    }
 
 
 @triton.jit(do_not_specialize=["rows", "n"])
@@ -150,7 +159,7 @@ def round_kernel(
 def attention8_kernel(
     queries, query_scales, keys, key_scales, qkv, shared_keys, shared_scales, shared_values, shared_weights,
     shared_count, shared_kept, y, n, length, blocks, frames, HEADS: tl.constexpr, D: tl.constexpr,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Some queries of one frame and head: over the keys of their frame, then over those that other frames share."""
     block, frame = tl.program_id(0) % blocks, tl.program_id(0) // blocks % frames
@@ -171,15 +180,16 @@ def attention8_kernel(
     key_scales += of * n + first
     values = qkv + (batch * n + first) * (3 * HEADS * D) + (2 * HEADS + head) * D
     total, largest, sums = _over(
-        q, scale, total, largest, sums, keys, key_scales, values, None, length, length, frame, 3 * HEADS * D, D, COLUMNS
-    )
+        q, scale, total, largest, sums, keys, key_scales, values, None, length, length, frame, 3 * HEADS * D, D,
+        COLUMNS, WIDEN,
+    )  # fmt: skip
     if shared_keys is not None:
         shared_keys += of * shared_count * WIDTH
         shared_scales += of * shared_count
         shared_values += of * shared_count * D
         total, largest, sums = _over(
             q, scale, total, largest, sums, shared_keys, shared_scales, shared_values, shared_weights, shared_count,
-            shared_kept, frame, D, D, COLUMNS,
+            shared_kept, frame, D, D, COLUMNS, WIDEN,
         )  # fmt: skip
     total /= sums[:, None]
     y += (batch * n + token)[:, None] * (HEADS * D) + head * D + channel[None, :]
@@ -189,14 +199,14 @@ def attention8_kernel(
 @triton.jit
 def _over(
     q, scale, total, largest, sums, keys, key_scales, values, weights, count, kept, frame, STRIDE: tl.constexpr,
-    D: tl.constexpr, COLUMNS: tl.constexpr,
+    D: tl.constexpr, COLUMNS: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Softmax's running maximum and sum, and the sum of values, with `count` keys more."""
     whole = count // COLUMNS * COLUMNS
     for start in range(0, whole, COLUMNS):
         total, largest, sums = _block(
             q, scale, total, largest, sums, keys, key_scales, values, weights, start, count, kept, frame, STRIDE, D,
-            COLUMNS, True,
+            COLUMNS, True, WIDEN,
         )  # fmt: skip
         keys += COLUMNS * q.shape[1]
         key_scales += COLUMNS
@@ -204,7 +214,7 @@ def _over(
     if whole < count:
         total, largest, sums = _block(
             q, scale, total, largest, sums, keys, key_scales, values, weights, whole, count, kept, frame, STRIDE, D,
-            COLUMNS, False,
+            COLUMNS, False, WIDEN,
         )  # fmt: skip
     return total, largest, sums
 
@@ -212,7 +222,7 @@ def _over(
 @triton.jit
 def _block(
     q, scale, total, largest, sums, keys, key_scales, values, weights, start, count, kept, frame, STRIDE: tl.constexpr,
-    D: tl.constexpr, COLUMNS: tl.constexpr, WHOLE: tl.constexpr,
+    D: tl.constexpr, COLUMNS: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     WIDTH: tl.constexpr = q.shape[1]
     column, channel = tl.arange(0, COLUMNS), tl.arange(0, WIDTH)
@@ -232,9 +242,11 @@ def _block(
     else:
         bias = tl.zeros([COLUMNS], tl.float32)
         if weights is not None:  # a frame sees its own tokens apart from those that it shares
-            bias = tl.load(weights + place % kept)
-            bias = tl.where(place // kept == frame, float("-inf"), bias)
-        bias = tl.where(known, bias, float("-inf"))
+            bias = tl.load(weights + place, mask=known, other=0.0)
+            own = frame * kept
+            bias = tl.where((place >= own) & (place < own + kept), float("-inf"), bias)
+        if not WHOLE:
+            bias = tl.where(known, bias, float("-inf"))
         scores = scores * scale[:, None] + bias[None, :]
         new = tl.maximum(largest, tl.max(scores, 1))
         p = tl.exp2(scores - new[:, None])
@@ -245,5 +257,8 @@ def _block(
         v = tl.load(value_tile)
     else:
         v = tl.load(value_tile, mask=known[:, None] & (channel < D)[None, :], other=0.0)
-    total = tl.dot(p.to(v.dtype), v, total * before[:, None])
+    p = p.to(v.dtype)
+    if WIDEN:
+        p, v = p.to(tl.float32), v.to(tl.float32)
+    total = tl.dot(p, v, total * before[:, None])
     return total, new, sums

@@ -69,13 +69,13 @@ def attention_agrees(run: Callable[[Attention], Tensor], device: torch.device) -
 def scores_agree(run: Callable[[Attention], Tensor], device: torch.device) -> bool:
     """With 8-bit queries and keys, thinned out and not, is it as near to the reference as bfloat16 allows? Among keys
     with a mean far from 0, which rounding would be lost in."""
-    qkv = torch.randn(1, 300, 3 * 2 * 64, **_seeded())
+    qkv = torch.randn(1, 150, 3 * 2 * 64, **_seeded())
     qkv[..., 128:256] += 20
-    qkv, angles = qkv.bfloat16().to(device), torch.arange(64.0, device=device).expand(100, 64)
-    seen = torch.zeros(100, device=device)
+    qkv = qkv.bfloat16().to(device)
+    seen = torch.zeros(50, device=device)
     seen[1::2] = -torch.inf
     for each in (None, seen):
-        step = Attention(qkv, 2, None, None, None, None, 0.0, angles.cos(), angles.sin(), each, score_bits=8)
+        step = Attention(qkv, 2, None, None, None, None, 0.0, None, None, each, score_bits=8)
         got, expected = run(step).double(), reference.attention(step).double()
         if not (got - expected).norm() < TOLERANCE * expected.norm():
             return False

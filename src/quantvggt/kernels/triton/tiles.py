@@ -4,7 +4,7 @@ Chosen by what each chip's matrix instructions and shared memory take, and compi
 GPU has been asked yet which are the fastest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantvggt.kernels.contract import Attention, IntLinear
 
@@ -24,8 +24,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Chip:
-    """Of one compute capability: the shared memory that a program can have, in bytes, and the tile of `int_linear`
-    for up to FEW_ROWS rows and for more.
+    """Of one compute capability: the shared memory that a program can have, in bytes, the tile of `int_linear` for up
+    to FEW_ROWS rows and for more, and that of attention with 8-bit queries (rows) and keys (columns).
 
     `many` leaves a thread no more than 128 registers where it can, so that two programs share a processor and one
     multiplies while the other writes.
@@ -34,11 +34,12 @@ class Chip:
     shared: int
     few: Tile
     many: Tile
+    scores: Tile = Tile(128, 64, 64, 4, 3)  # noqa: RUF009 - frozen
 
 
 _FEW = Tile(32, 64, 128, 4, 3)
 _SMALL = Chip(101376, few=_FEW, many=Tile(128, 128, 64, 8, 3))
-_LARGE = Chip(232448, few=_FEW, many=Tile(128, 128, 128, 8, 3))
+_LARGE = Chip(232448, few=_FEW, many=Tile(128, 128, 128, 8, 3), scores=Tile(128, 64, 64, 8, 3))
 CHIPS = {
     80: Chip(166912, few=_FEW, many=Tile(128, 128, 64, 8, 4)),
     86: _SMALL,
@@ -48,7 +49,9 @@ CHIPS = {
     120: _SMALL,
 }
 OLDEST = min(CHIPS)
-INTERPRETED = Chip(0, few=Tile(32, 32, 64, 1, 1), many=Tile(64, 128, 64, 1, 1))
+INTERPRETED = Chip(
+    0, few=Tile(32, 32, 64, 1, 1), many=Tile(64, 128, 64, 1, 1), scores=Tile(32, 32, 64, 1, 1)
+)
 
 
 def chip_of(capability: int) -> Chip:
@@ -66,7 +69,8 @@ def rotate_warps(width: int) -> int:
 
 
 def scores_tile(step: Attention, chip: Chip) -> Tile:
-    """Of attention with 8-bit queries and keys: rows of queries, columns of keys."""
-    if chip is INTERPRETED:
-        return Tile(16, 32, step.head_size, 1, 1)
-    return Tile(128, 64, step.head_size, 4 if step.head_size <= 64 else 8, 3)
+    """With more warps where more is held: of wide heads, and for a second set of keys where attention is thinned out."""
+    tile, wide, thinned = chip.scores, step.head_size > 64, step.seen is not None
+    if not (wide or thinned):
+        return tile
+    return replace(tile, columns=tile.columns // 2 if wide and thinned else tile.columns, warps=8)

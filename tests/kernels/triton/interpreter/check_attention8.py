@@ -33,7 +33,7 @@ def call(generator, batch, frames, tokens, heads, d, dtype, offset=0.0):
     }
 
 
-def check(args, tolerance=0.0):
+def check(args):
     got, expected = attention(**args), definition.attention(**args)
     doubles = {
         name: value.double() if isinstance(value, torch.Tensor) and name not in ("cosine", "sine", "seen") else value
