@@ -10,10 +10,11 @@ was cut off goes on. A side that fails leaves a line with its error. Models are 
 
     correctness  every kernel, and PyTorch's float8 product, at VGGT's shapes against float64
     kernels      TOP/s and GB/s without launches (CUDA graphs); ceilings are cuBLASLt's int8 (torch._int_mm) and
-                 bfloat16 products, a copy, PyTorch's attention by each of its backends; low-rank branches, whose own
-                 operations aren't counted; other tiles for `int_linear`
-    passes       seconds and peak memory of w8a8, w4a8, w4a4, w8a8-fp8, the published way, our bfloat16 model under
-                 torch.compile
+                 bfloat16 products, a copy, PyTorch's attention by each of its backends, with which that with 8-bit
+                 queries and keys is to be compared; low-rank branches, whose own operations aren't counted; other tiles
+                 for `int_linear`
+    passes       seconds and peak memory of w8a8, w4a8, w4a4, w8a8-fp8, w4a4 with 8-bit queries and keys, the published
+                 way, our bfloat16 model under torch.compile
     memory       the most frames in 8, 16 and 24 GB
 
 `--device cpu --tiny` with TRITON_INTERPRET=1 tries all of it out without a GPU; its numbers mean nothing.
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,11 @@ from quantvggt.models.seeded import seeded_model
 from quantvggt.models.sites import quantizable_sites
 from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.nn.rope import rope_tables
+from quantvggt.nn.thinned import seen_by_others
 
 PARTS = ("correctness", "kernels", "passes", "memory")
 SCHEMES = ("w8a8", "w4a8", "w4a4", "w8a8-fp8")
+ROUNDED = {"w4a4-attention8": "w4a4"}  # sides with 8-bit queries and keys: their schemes
 BASELINES = ("published-bf16", "float-compiled")
 LIMITED = ("w8a8", "w4a4", "published-bf16")
 SITES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}
@@ -65,7 +68,7 @@ TILES = [
     Tile(128, 256, 64, 8, 3), Tile(128, 256, 128, 8, 3), Tile(128, 64, 128, 4, 3), Tile(64, 256, 128, 8, 3),
 ]  # fmt: skip
 TINY = VGGTConfig(
-    img_size=28, embed_dim=64, depth=1, num_heads=4, patch_embed="conv", camera_trunk_depth=1, camera_num_heads=4,
+    img_size=28, embed_dim=64, depth=1, num_heads=2, patch_embed="conv", camera_trunk_depth=1, camera_num_heads=4,
     dpt_features=32, dpt_out_channels=(16, 32, 64, 64), dpt_layers=(0, 0, 0, 0), heads=("camera", "depth"),
 )  # fmt: skip
 RANKS = (16, 32)  # of low-rank branches
@@ -207,13 +210,15 @@ class Bench:
             special_tokens=5, norm_weight=weight, norm_bias=bias, basis=basis[0], basis_scale=basis[1],
         )  # fmt: skip
 
-    def attention(self, batch: int, frames: int, dtype: torch.dtype) -> Attention:
+    def attention(self, batch: int, frames: int, dtype: torch.dtype, bits: int = 16, thin: bool = False) -> Attention:
         config, sizes = self.sizes.config, self.sizes
         d = config.embed_dim // config.num_heads
         rows, columns = (side // config.patch_size for side in (sizes.height, sizes.width))
         norms = self.positive(d), self.floats(d), self.positive(d), self.floats(d)
         qkv = self.floats(batch, frames * sizes.frame_tokens, 3 * config.embed_dim, dtype=dtype)
-        return Attention(qkv, config.num_heads, *norms, 1e-5, *rope_tables(rows, columns, 5, d, self.device))
+        seen = seen_by_others(sizes.frame_tokens, 5, columns, 2, self.device) if thin else None
+        rope = rope_tables(rows, columns, 5, d, self.device)
+        return Attention(qkv, config.num_heads, *norms, 1e-5, *rope, seen, bits)
 
 
 def run(step: Step) -> Any:
@@ -257,6 +262,9 @@ def correctness(bench: Bench, results: Results) -> None:
         for dtype in (torch.bfloat16, torch.float16):
             key = f"correctness/attention/{batch}x{frames}/{_name(dtype)}"
             results.measure(key, lambda a=(batch, frames, dtype): _check_attention(bench, *a))
+            for thin in (False, True):
+                eight = f"{key}/8-bit{', thinned out' if thin else ''}"
+                results.measure(eight, lambda a=(batch, frames, dtype, 8, thin): _check_attention(bench, *a))
 
 
 def _check_linear(bench: Bench, *what: Any) -> Row:
@@ -311,7 +319,7 @@ def _check_attention(bench: Bench, *what: Any) -> Row:
     step = bench.attention(*what)
     values = {field.name: getattr(step, field.name) for field in fields(step)}
     doubles = {
-        name: value.double() if isinstance(value, Tensor) and name not in ("cosine", "sine") else value
+        name: value.double() if isinstance(value, Tensor) and name not in ("cosine", "sine", "seen") else value
         for name, value in values.items()
     }
     exact = reference.attention(Attention(**doubles))
@@ -400,8 +408,10 @@ def _time_attention(bench: Bench, batch: int, frames: int) -> Row:
         with on(bench.device):
             plan(step, prepared).run()
 
+    rounded = replace(step, score_bits=8)
     seconds: dict[str, float | str] = {
         "attention": bench.seconds(lambda: run(step)),
+        "attention8": bench.seconds(lambda: run(rounded)),
         "prepare": bench.seconds(prepare),
     }
     for backend in PRIORITY[:-1]:  # the last holds the whole matrix
@@ -455,8 +465,9 @@ def checkpoint(scheme: str, sizes: Sizes, work: Path, device: str) -> str:
 def open_one(bench: Bench, side: str, work: Path) -> Callable[[Tensor], Any]:
     config = bench.sizes.config
     source = {"family": config.family, "config": config.to_dict()}
-    return open_side(side, checkpoint(side, bench.sizes, work, str(bench.device)) if side in SCHEMES else source,
-                     str(bench.device))  # fmt: skip
+    scheme, bits = ROUNDED.get(side, side), 8 if side in ROUNDED else 16
+    return open_side(side, checkpoint(scheme, bench.sizes, work, str(bench.device)) if scheme in SCHEMES else source,
+                     str(bench.device), bits)  # fmt: skip
 
 
 def images(bench: Bench, frames: int) -> Tensor:
@@ -587,7 +598,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="folder for quantized checkpoints")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model and layers of toy size")
-    parser.add_argument("--side", choices=(*SCHEMES, *BASELINES), help="only this one, of passes or memory")
+    parser.add_argument("--side", choices=(*SCHEMES, *ROUNDED, *BASELINES), help="only this one, of passes or memory")
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here; --device cpu --tiny tries the script out")
@@ -600,7 +611,7 @@ def main() -> None:
             with torch.inference_mode():
                 (correctness if part == "correctness" else kernels)(bench, results)
         elif args.side is None:
-            each_side((*SCHEMES, *BASELINES) if part == "passes" else LIMITED, part, argv, results)
+            each_side((*SCHEMES, *ROUNDED, *BASELINES) if part == "passes" else LIMITED, part, argv, results)
         else:
             (time_side if part == "passes" else most_frames)(bench, args.side, args.work, results)
         print(f"{part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 import quantvggt as qv
 from quantvggt.bench import run
 from quantvggt.bench.run import Setting, Side, benchmark, format_rows
+from quantvggt.bench.sides import open_side
 from quantvggt.core.errors import InputError
 from quantvggt.jobs import store
 from tiny import CONFIG
 
 KEYS = {
     *("scheme", "device", "frames", "height", "width", "baseline", "latency_s", "baseline_latency_s", "speedup"),
-    *("peak_bytes", "baseline_peak_bytes", "memory_ratio", "reason"),
+    *("peak_bytes", "baseline_peak_bytes", "memory_ratio", "reason", "attention_bits"),
 }
 SETTING = Setting([2], 112, 112, repeats=1)
 SOURCE = {"family": CONFIG.family, "config": CONFIG.to_dict()}
@@ -78,6 +80,22 @@ def test_a_quantized_checkpoint_is_compared_with_seeded_weights(tmp_path: Path) 
     (row,) = all_rows(str(tmp_path / "small"), ["w8a8"], ["float"], SETTING, progress=False)
     assert row["scheme"] == "w4a8"
     assert row["speedup"] > 0
+    assert row["attention_bits"] == 16
+
+
+def test_quantized_sides_alone_have_8_bit_queries_and_keys(tmp_path: Path) -> None:
+    qv.save(qv.quantize(qv.load("vggt-nano"), "w4a8", "rtn", progress=False), tmp_path / "small")
+    images = torch.rand(1, 2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+
+    def views(side: str, *bits: int) -> torch.Tensor:
+        return open_side(side, str(tmp_path / "small") if side == "w4a8" else "vggt-nano", "cpu", *bits)(images).view
+
+    assert not torch.equal(views("w4a8", 8), views("w4a8"))
+    assert torch.equal(views("published-float32", 8), views("published-float32"))
+    model = qv.load(tmp_path / "small", dtype="auto")
+    model.attention_bits = 8
+    with torch.inference_mode():
+        assert torch.equal(model.answers(images).view, views("w4a8", 8))
 
 
 def test_a_side_that_fails_is_a_row_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

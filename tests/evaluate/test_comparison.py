@@ -156,6 +156,21 @@ def test_fast_attention_is_another_way_to_run_a_model(
     assert "exact, fast attention" in (tmp_path / "report.html").read_text()
 
 
+def test_8_bit_queries_and_keys_are_another_way_too(
+    run: Any, models: tuple[str, str], tmp_path: Path, predicted: list[str]
+) -> None:
+    exact = models[0]
+    words = (exact, *synthetic(), "-o", str(tmp_path))
+    whole = run(*words)
+    both = run(*words, "--reference", exact, "--attention-bits", "8")
+    assert len(predicted) == 3 * SCENES, "the reference is the same at 16 bits, but drifts are from it"
+    assert [row["attention_bits"] for row in (whole, *both["rows"])] == [16, 16, 8]
+    assert both["rows"][0]["drift_depth"] == 0 < both["rows"][1]["drift_depth"] < 0.05
+    assert "exact, 8-bit queries and keys" in (tmp_path / "report.html").read_text()
+    assert rows(run(*words, "--reference", exact, "--attention-bits", "8")) == rows(both)
+    assert len(predicted) == 3 * SCENES
+
+
 def test_workers_give_the_same_rows(run: Any, models: tuple[str, str], tmp_path: Path) -> None:
     exact, small = models
     words = (small, *synthetic(), "--reference", exact, "--threads", "1")
@@ -256,6 +271,7 @@ def test_models_are_made_from_a_float_one_once(run: Any, models: tuple[str, str]
         (["{exact}", "--methods", "rtn"], "needs --output"),
         (["{exact}", "/nothing"], "no checkpoint at /nothing"),
         (["--study", "--attention", "fast"], "the study is of exact attention"),
+        (["--study", "--attention-bits", "8"], "the study is of 16 bits"),
     ],
 )
 def test_mistakes_are_one_line(run: Any, models: tuple[str, str], words: list[str], said: str) -> None:

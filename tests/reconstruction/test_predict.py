@@ -26,6 +26,7 @@ class Oracle:
     device = torch.device("cpu")
     quantization = None
     attention = "exact"
+    attention_bits = 16
 
     def __init__(self, clip: Clip, heads: tuple[str, ...] = ("camera", "depth", "point")) -> None:
         self.heads, self.clip = heads, clip

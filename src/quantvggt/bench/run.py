@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run: frame counts, image size in pixels, how often, where."""
+    """What is run: frame counts, image size in pixels, how often, where; bits of the quantized sides' attention."""
 
     frames: Sequence[int]
     height: int
@@ -48,6 +48,7 @@ class Setting:
     repeats: int = 3
     device: str = "cpu"
     threads: int | None = None
+    attention_bits: int = 16
 
 
 @dataclass
@@ -73,7 +74,8 @@ class Process:
         command = [sys.executable, "-m", "quantvggt.bench.worker"]
         self.pipe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.reason: str | None = None
-        self._ask(json.dumps({**task, "height": setting.height, "width": setting.width}))
+        task |= {"height": setting.height, "width": setting.width, "attention_bits": setting.attention_bits}
+        self._ask(json.dumps(task))
 
     def run(self, frames: int) -> dict[str, Any] | None:
         """One forward pass: its `seconds`, and `peak_bytes` so far; None if it failed, now or before, see `reason`."""
@@ -135,6 +137,7 @@ def _task(model: str | None, sides: Sequence[Side], setting: Setting) -> dict[st
         "model": model if model is None else str(Path(model).expanduser().absolute()),
         "sizes": {side.name: side.bytes for side in sides},
         "image": [setting.height, setting.width],
+        "attention_bits": setting.attention_bits,
         "device": [setting.device, setting.threads or torch.get_num_threads(), processor(), torch.__version__],
     }
 
@@ -222,6 +225,7 @@ def _row(
         "frames": frames,
         "height": setting.height,
         "width": setting.width,
+        "attention_bits": setting.attention_bits,
         "baseline": baseline,
         "latency_s": ours,
         "baseline_latency_s": theirs,

@@ -29,11 +29,12 @@ BYTES_PER_WEIGHT = {"published-float32": 4, "published-bf16": 4}
 Forward = Callable[[Tensor], Any]
 
 
-def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
+def open_side(side: str, source: str | dict[str, Any], device: str, attention_bits: int = 16) -> Forward:
     """The forward pass of one side on images [1, S, 3, H, W].
 
     side: a key of BASELINES, or anything else for a quantized checkpoint. source: what `load` takes, or family and
-    config of a model with seeded weights. Raises InputError if something isn't installed.
+    config of a model with seeded weights. attention_bits: of quantized checkpoints, see `Model.attention_bits`.
+    Raises InputError if something isn't installed.
     """
     dtype = torch.float32 if side.startswith("published") else torch.bfloat16
     if isinstance(source, dict):
@@ -41,6 +42,8 @@ def open_side(side: str, source: str | dict[str, Any], device: str) -> Forward:
         model = seeded_model(config, dtype=dtype, device=device)
     else:
         model = load(source, dtype=dtype if side in BASELINES else "auto", device=device)
+    if side not in BASELINES:
+        model.attention_bits = attention_bits
     mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     if side.startswith("published"):

@@ -31,7 +31,7 @@ def main() -> None:
         keep_threads_to_cpus()
     try:
         start = time.perf_counter()
-        forward = open_side(task["side"], task["source"], task["device"])
+        forward = open_side(task["side"], task["source"], task["device"], task["attention_bits"])
         answer(seconds=time.perf_counter() - start)
         for line in sys.stdin:
             frames, generator = int(line), torch.Generator().manual_seed(0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from quantvggt.cli.common import MODEL_HELP, device_of, say
+from quantvggt.cli.common import MODEL_HELP, add_attention_bits_option, device_of, say
 from quantvggt.core.errors import InputError
 
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--journal",
         help="a file that keeps finished runs, so that the same command goes on after an interruption; gone at the end",
     )
+    add_attention_bits_option(parser)
     parser.add_argument("--threads", type=int, help="default: PyTorch's own")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda")
 
@@ -37,11 +38,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     width, height = _numbers("--size", args.size, "x", 2)
     if args.repeats < 1 or (args.threads is not None and args.threads < 1):
         raise InputError("--repeats and --threads must be 1 or more")
-    setting = Setting(
-        _numbers("--frames", args.frames, ","), height, width, args.repeats, device_of(args), args.threads
-    )
-    rows_of_bfloat16 = (row for row in registry.report(setting.device) if "bfloat16" in row.step)
-    kernels = {row.op: row.backend for row in rows_of_bfloat16 if row.chosen}
+    frames, bits = _numbers("--frames", args.frames, ","), args.attention_bits
+    setting = Setting(frames, height, width, args.repeats, device_of(args), args.threads, bits)
+    chosen = [row for row in registry.report(setting.device) if row.chosen]
+    kernels = {row.op: row.backend for row in chosen if "bfloat16" in row.step}
+    kernels |= {row.op: row.backend for row in chosen if bits != 16 and row.step == f"{bits}-bit queries and keys"}
     head = {
         "model": args.model or "VGGT-1B, seeded weights",
         "cpu": processor(),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from quantvggt.core.errors import InputError
+from quantvggt.kernels.contract import SCORE_BITS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_HELP = (
@@ -47,6 +48,18 @@ def add_attention_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_attention_bits_option(parser: argparse.ArgumentParser) -> None:
+    """--attention-bits, which `Model.attention_bits` is set to."""
+    parser.add_argument(
+        "--attention-bits",
+        type=int,
+        default=16,
+        choices=SCORE_BITS,
+        help="of queries and keys of global attention; 8 is for NVIDIA GPUs that multiply integers faster, and slower "
+        "on a CPU (default %(default)s)",
+    )
+
+
 def device_of(args: argparse.Namespace) -> str:
     """The device that --device names."""
     if args.device == "auto":
@@ -68,12 +81,14 @@ def parse_bytes(option: str, text: str) -> int:
 
 
 def load_model(args: argparse.Namespace) -> Any:
-    """The model that MODEL, --dtype, --device and, of commands that have it, --attention name."""
+    """The model that MODEL, --dtype, --device and, of commands that have them, --attention and --attention-bits name."""
     from quantvggt import api
 
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
     if "attention" in args:
         model.attention = args.attention
+    if "attention_bits" in args:
+        model.attention_bits = args.attention_bits
     return model
 
 

@@ -81,13 +81,14 @@ def entrants_of(args: argparse.Namespace, models: list[str]) -> tuple[tuple[Entr
     """The models, the reference first, and its label. Raises InputError if one isn't there or there is none."""
     if not models:
         raise InputError("name a MODEL to measure, or pass --study without one")
-    entrants = [Entrant.of(model, dtype_of(args), args.device, args.attention) for model in dict.fromkeys(models)]
+    how = dtype_of(args), args.device, args.attention, args.attention_bits
+    entrants = [Entrant.of(model, *how) for model in dict.fromkeys(models)]
     reference = None
     if args.reference:
         reference = Entrant.of(args.reference, torch.float32, args.device)
         if reference.quantization is not None:
             raise InputError(f"the reference {args.reference} is quantized; name the float model")
-        same = [e for e in entrants if e.way in (reference.way, (reference.digest, "None", "exact"))]
+        same = [e for e in entrants if e.way in (reference.way, (reference.digest, "None", "exact", "16"))]
         entrants = [reference, *(e for e in entrants if e not in same)]
     elif any(entrant.quantization for entrant in entrants):
         say("without --reference FLOAT_MODEL drift can't be measured; its columns are empty")

@@ -3,7 +3,14 @@
 import argparse
 from typing import Any
 
-from quantvggt.cli.common import MODEL_HELP, add_attention_option, add_device_options, add_place_options, say
+from quantvggt.cli.common import (
+    MODEL_HELP,
+    add_attention_bits_option,
+    add_attention_option,
+    add_device_options,
+    add_place_options,
+    say,
+)
 
 FILTERS = ("parts", "methods", "schemes", "forms")
 
@@ -35,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_place_options(parser)
     add_attention_option(parser)
+    add_attention_bits_option(parser)
     add_device_options(parser)
     making = parser.add_argument_group("models to compare, made from one float MODEL and kept in --output")
     making.add_argument("--calibration", default="synthetic", metavar="SOURCE", help="as of quantize (%(default)s)")
@@ -57,6 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.study and args.attention != "exact":
         raise InputError(f"--attention {args.attention}: the study is of exact attention; leave it out")
+    if args.study and args.attention_bits != 16:
+        raise InputError(f"--attention-bits {args.attention_bits}: the study is of 16 bits; leave it out")
     if args.study and not args.model:
         return _run_study(args)
     if args.study:

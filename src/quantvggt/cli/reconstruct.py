@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantvggt.cli.common import (
     MODEL_HELP,
+    add_attention_bits_option,
     add_attention_option,
     add_device_options,
     add_place_options,
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_long_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
     add_attention_option(parser)
+    add_attention_bits_option(parser)
     add_device_options(parser, dtype="auto")
     many = parser.add_argument_group("many scenes", "run again to go on with those that aren't finished")
     many.add_argument(
@@ -190,7 +192,7 @@ def request_of(args: argparse.Namespace) -> Request:
     if args.refine:
         require_pycolmap()
     asked = outline(args.model, dtype_of(args), device_of(args))
-    asked.attention = args.attention
+    asked.attention, asked.attention_bits = args.attention, args.attention_bits
     if cameras is not None:
         asked.require_takes(cameras.gives)
     return Request(formats, options, known, cameras, asked)

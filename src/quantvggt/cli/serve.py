@@ -8,7 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantvggt.cli.common import MODEL_HELP, add_device_options, device_of, dtype_of, parse_bytes, say
+from quantvggt.cli.common import (
+    MODEL_HELP,
+    add_attention_bits_option,
+    add_device_options,
+    device_of,
+    dtype_of,
+    parse_bytes,
+    say,
+)
 from quantvggt.core.errors import InputError
 
 KEY_VARIABLE = "QUANTVGGT_API_KEY"
@@ -44,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--worker-memory", metavar="SIZE", help="that the worker's data may take, on Linux (default: any)"
     )
+    add_attention_bits_option(parser)
     add_device_options(parser, dtype="auto")
 
 
@@ -61,10 +70,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     limits, key = _limits(args), _key(args.api_key_file)
     if key is None and args.host not in server.LOOPBACK:
         raise InputError(f"--host {args.host} lets others in: put an API key into {KEY_VARIABLE} or --api-key-file")
-    outline(args.model)  # what is wrong with it is said now
+    outline(args.model).attention_bits = args.attention_bits  # what is wrong with it is said now
     listener = server.listen(args.host, args.port)
     metrics = Metrics()
-    worker = Child(partial(open_model, args.model, device_of(args), dtype_of(args)), limits.worker_bytes)
+    opening = partial(open_model, args.model, device_of(args), dtype_of(args), args.attention_bits)
+    worker = Child(opening, limits.worker_bytes)
     jobs = Jobs(None if args.folder is None else Path(args.folder), worker, args.model, limits, metrics.ended)
     uploads = Child(open_uploads, _UPLOADS_BYTES, patience=1)
     app = server.create_app(jobs, uploads, metrics, key)

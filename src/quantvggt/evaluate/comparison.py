@@ -41,7 +41,7 @@ Numbers = dict[str, Any]
 @dataclass(frozen=True)
 class Entrant:
     """A model that is compared. name: as the user has it; label: the same, unless two would be alike; dtype, device: as
-    `api.load` takes them, device also "auto"; attention: as `Model.attention` takes it."""
+    `api.load` takes them, device also "auto"; attention, attention_bits: as `Model` takes them."""
 
     name: str
     label: str
@@ -53,20 +53,25 @@ class Entrant:
     preprocessing: str
     quantization: Quantization | None
     attention: str
+    attention_bits: int
 
     @classmethod
-    def of(cls, name: str, dtype: Precision | None, device: str, attention: str = "exact") -> "Entrant":
+    def of(
+        cls, name: str, dtype: Precision | None, device: str, attention: str = "exact", attention_bits: int = 16
+    ) -> "Entrant":
         """Raises InputError if there is no such model, or it lacks what evaluation needs."""
         empty = outline(name)
         require_heads(empty)
+        empty.attention, empty.attention_bits = attention, attention_bits  # not every family can
         path = os.path.abspath(os.path.expanduser(name)) if Path(name).expanduser().exists() else name
         made_for = empty.image_size, empty.preprocessing
-        return cls(name, name, path, dtype, device, content_digest(name), *made_for, empty.quantization, attention)
+        of = content_digest(name), *made_for, empty.quantization
+        return cls(name, name, path, dtype, device, *of, attention, attention_bits)
 
     @property
-    def way(self) -> tuple[str, str, str]:
-        """What decides its answers: content, precision, attention."""
-        return self.digest, str(self.dtype), self.attention
+    def way(self) -> tuple[str, str, str, str]:
+        """What decides its answers: content, precision, attention and its bits."""
+        return self.digest, str(self.dtype), self.attention, str(self.attention_bits)
 
     def load(self) -> Model:
         """On the machine where it is called."""
@@ -74,7 +79,7 @@ class Entrant:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         model = api.load(self.path, dtype=self.dtype, device=device)
-        model.attention = self.attention
+        model.attention, model.attention_bits = self.attention, self.attention_bits
         return model
 
 

@@ -45,6 +45,7 @@ def rows_of(comparison: Comparison, scenes: Scenes, categories: Mapping[str, str
                 "calibration": _calibration(entrant, numbers),
                 "digest": entrant.digest,
                 "attention": entrant.attention,
+                "attention_bits": entrant.attention_bits,
             }
         )
     return rows

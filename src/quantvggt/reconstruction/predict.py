@@ -75,6 +75,7 @@ def reconstruct(
             "scheme": quantization.scheme.name if quantization else "float32",
             "points": points,
             **({} if model.attention == "exact" else {"attention": model.attention}),
+            **({} if model.attention_bits == 16 else {"attention_bits": model.attention_bits}),
             **({} if intrinsics is None else {"intrinsics": "given"}),
             **({} if given is None else dict.fromkeys(sorted(given.known()), "given")),
             **({"scale": "metric"} if answers.metric else {}),

@@ -51,7 +51,8 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
 
 def told_of(row: Row) -> str:
     """What stands behind a model's name where two rows may be of one model."""
-    return ", fast attention" if row["attention"] == "fast" else ""
+    fast = ", fast attention" if row["attention"] == "fast" else ""
+    return fast + (f", {row['attention_bits']}-bit queries and keys" if row["attention_bits"] != 16 else "")
 
 
 def shown(column: Column, row: Row, base: Row | None) -> tuple[str, str, str]:

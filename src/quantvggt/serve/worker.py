@@ -50,13 +50,14 @@ def job_task(folder: Path, files: list[str], options: dict[str, Any]) -> dict[st
     return {"folder": str(folder), "files": files, "options": options}
 
 
-def open_model(name: str, device: str, dtype: "Precision | None") -> Work:
-    """Loads a model, and reconstructs with it. See `api.load`."""
+def open_model(name: str, device: str, dtype: "Precision | None", attention_bits: int = 16) -> Work:
+    """Loads a model, and reconstructs with it. See `api.load`, and `Model.attention_bits`."""
     from quantvggt import api
     from quantvggt.core.limits import keep_threads_to_cpus
 
     keep_threads_to_cpus()
     model = api.load(name, dtype=dtype, device=device)
+    model.attention_bits = attention_bits
 
     def work(task: dict[str, Any], tell: Tell) -> dict[str, Any]:
         return _reconstruct(model, name, task, tell)

@@ -86,6 +86,40 @@ def test_steps_that_they_do_not_take():
     assert "no tokens" in attention.accepts(Attention(empty(1, 0, 24, dtype=torch.float16), *rest))
 
 
+def step_in_8_bits(d=64, device="meta"):
+    qkv = torch.empty(1, 3, 3 * d, dtype=torch.bfloat16, device=device)
+    return Attention(qkv, 1, None, None, None, None, 0.0, None, None, score_bits=8)
+
+
+def test_8_bit_queries_and_keys_are_for_heads_that_fit():
+    attention = TritonAttention()
+    assert attention.accepts(step_in_8_bits(128)) is None
+    assert attention.accepts(step_in_8_bits(129)) == "8-bit queries and keys of up to 128 channels, not 129"
+
+
+class OnGpu:
+    """A step on a GPU that this machine doesn't have, as far as asking about it goes."""
+
+    def __init__(self, bits):
+        self.qkv, self.score_bits, self.head_size, self.device = step_in_8_bits().qkv, bits, 64, GPU
+
+
+def test_8_bit_queries_and_keys_that_fail_cost_nothing_else(gpu, monkeypatch):
+    def wrong(run, device):
+        raise RuntimeError("ptxas died")
+
+    gpu()
+    monkeypatch.setattr(proof, "scores_agree", wrong)
+    attention = TritonAttention()
+    assert attention.available(GPU) == (True, "compute capability 9.0")
+    assert attention.accepts(OnGpu(16)) is None
+    assert attention.accepts(OnGpu(8)) == "8-bit queries and keys: Triton fails here (RuntimeError: ptxas died)"
+    monkeypatch.setattr(proof, "scores_agree", lambda run, device: False)
+    assert attention.accepts(OnGpu(8)) == f"8-bit queries and keys: {proof.REASON}"
+    monkeypatch.setattr(proof, "scores_agree", lambda run, device: True)
+    assert attention.accepts(OnGpu(8)) is None
+
+
 def test_chips_that_are_not_known_are_taken_for_their_elders():
     assert chip_of(87) is CHIPS[86]
     assert chip_of(103) is CHIPS[100]

@@ -89,7 +89,9 @@ def test_the_rate_of_the_last_run_is_remembered(tmp_path: Path, monkeypatch: pyt
         larger = VGGT(replace(model.config, depth=model.config.depth + 1))
     fast = outline("vggt-nano")
     fast.attention = "fast"
-    for other in (larger, fast, outline("vggt-nano", torch.bfloat16)):
+    rounded = outline("vggt-nano")
+    rounded.attention_bits = 8
+    for other in (larger, fast, rounded, outline("vggt-nano", torch.bfloat16)):
         assert not rate_of(other, cpu).timed, "of another model, or run in another way"
     (tmp_path / "quantvggt" / "rates.json").write_text("[]")
     guessed = rate_of(model, cpu)

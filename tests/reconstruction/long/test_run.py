@@ -60,7 +60,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setattr(run, "features_of", lambda model, images: np.eye(len(images), 8, dtype=np.float32))
     monkeypatch.setattr(run, "remember_rate", lambda *args: None)
     monkeypatch.setattr(run.predict, "check_request", lambda model, points: None)
-    return SimpleNamespace(products=None, attention="exact", state_dict=dict)  # type: ignore[return-value]
+    return SimpleNamespace(products=None, attention="exact", attention_bits=16, state_dict=dict)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("points", ["depth", "pointmap"])

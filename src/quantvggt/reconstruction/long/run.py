@@ -100,7 +100,7 @@ class _Run:
         inputs: dict[str, Any] = {"frames": frames.key, "chunking": asdict(chunking), "points": points}
         inputs["known"] = None if intrinsics is None else intrinsics.key
         inputs["cameras"] = None if cameras is None else cameras.key
-        inputs["precision"] = [str(model.products), model.attention]
+        inputs["precision"] = [str(model.products), model.attention, model.attention_bits]
         self.store = Store(work, task_of(inputs, model.state_dict().items(), ROOMS))
 
     def scene(self) -> Scene:
