@@ -1,4 +1,4 @@
-"""Attention with 8-bit queries and keys: its definition from the formula, and what it has to do with exact attention."""
+"""Attention with 8-bit queries and keys: its definition from the formula, and how near exact attention it is."""
 
 import math
 

@@ -71,7 +71,9 @@ def test_that_no_kernel_has_it_is_said_once() -> None:
     model, images = tiny_model(), tiny_clip(frames=2).images[None]
     model.attention_bits = 8
     block._tell_if_slow.cache_clear()
-    with pytest.warns(UserWarning, match=r"plain PyTorch here \(float32 on cpu; they are made for NVIDIA GPUs\), slower"):
+    with pytest.warns(
+        UserWarning, match=r"plain PyTorch here \(float32 on cpu; they are made for NVIDIA GPUs\), slower"
+    ):
         model.encode(images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -81,7 +81,7 @@ def parse_bytes(option: str, text: str) -> int:
 
 
 def load_model(args: argparse.Namespace) -> Any:
-    """The model that MODEL, --dtype, --device and, of commands that have them, --attention and --attention-bits name."""
+    """The model that MODEL, --dtype, --device and, where a command has them, --attention and --attention-bits name."""
     from quantvggt import api
 
     model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from quantvggt.core.errors import InputError
 from quantvggt.core.vector_math import warm_up
+from quantvggt.kernels.contract import SCORE_BITS
 from quantvggt.models.answers import Answers
 from quantvggt.models.given import Given
-from quantvggt.kernels.contract import SCORE_BITS
 from quantvggt.models.quantization import Quantization
 from quantvggt.nn.block import LAYERS, Attention
 from quantvggt.nn.thinned import STRIDE
@@ -289,7 +289,9 @@ class Model(nn.Module, ABC):
             raise InputError(f"attention_bits is 16 or 8, not {bits!r}")
         layers = self._global_attention()
         if bits != 16 and not layers:
-            raise InputError(f"models of family {self.config.family} have no global attention with {bits}-bit queries and keys")
+            raise InputError(
+                f"models of family {self.config.family} have no global attention with {bits}-bit queries and keys"
+            )
         for layer in layers:
             layer.score_bits = int(bits)
 

@@ -1,7 +1,7 @@
 """`attention` with 8-bit queries and keys: they are rounded, then scores, softmax and values in one kernel.
 
-Consumer GPUs multiply int8 three to four times as fast as bfloat16. As in SageAttention (arXiv 2410.02367) the keys lose
-their mean first, and values stay in 16 bits.
+Consumer GPUs multiply int8 three to four times as fast as bfloat16. As in SageAttention (arXiv 2410.02367) the keys
+lose their mean first, and values stay in 16 bits.
 """
 
 import math
@@ -83,8 +83,12 @@ def shared(step: Attention, keys: Tensor, scales: Tensor) -> Shared:
         return Shared()
     frames = n // len(step.seen)
     values = step.qkv.view(batch, n, 3, step.num_heads, -1)[:, :, 2].transpose(1, 2)
-    gathered = (x.unflatten(2, (frames, -1)).index_select(3, places).flatten(2, 3) for x in (keys, scales, values))
-    return Shared(*gathered, (step.seen[places] * math.log2(math.e)).repeat(frames), len(places))
+
+    def of_all_frames(x: Tensor) -> Tensor:
+        return x.unflatten(2, (frames, -1)).index_select(3, places).flatten(2, 3)
+
+    weights = (step.seen[places] * math.log2(math.e)).repeat(frames)
+    return Shared(of_all_frames(keys), of_all_frames(scales), of_all_frames(values), weights, len(places))
 
 
 def plan(step: Attention, integers: Tensor, scales: Tensor, others: Shared, y: Tensor, tile: Tile) -> Launch:

@@ -34,7 +34,7 @@ class Chip:
     shared: int
     few: Tile
     many: Tile
-    scores: Tile = Tile(128, 64, 64, 4, 3)  # noqa: RUF009 - frozen
+    scores: Tile = Tile(128, 64, 64, 4, 3)
 
 
 _FEW = Tile(32, 64, 128, 4, 3)
@@ -49,9 +49,7 @@ CHIPS = {
     120: _SMALL,
 }
 OLDEST = min(CHIPS)
-INTERPRETED = Chip(
-    0, few=Tile(32, 32, 64, 1, 1), many=Tile(64, 128, 64, 1, 1), scores=Tile(32, 32, 64, 1, 1)
-)
+INTERPRETED = Chip(0, few=Tile(32, 32, 64, 1, 1), many=Tile(64, 128, 64, 1, 1), scores=Tile(32, 32, 64, 1, 1))
 
 
 def chip_of(capability: int) -> Chip:
@@ -69,7 +67,7 @@ def rotate_warps(width: int) -> int:
 
 
 def scores_tile(step: Attention, chip: Chip) -> Tile:
-    """With more warps where more is held: of wide heads, and for a second set of keys where attention is thinned out."""
+    """With more warps where more is held: of wide heads, and of a second set of keys where attention is thinned."""
     tile, wide, thinned = chip.scores, step.head_size > 64, step.seen is not None
     if not (wide or thinned):
         return tile

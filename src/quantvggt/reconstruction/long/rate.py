@@ -61,5 +61,5 @@ def _kind(model: Model, device: torch.device) -> str:
     scheme = model.quantization.scheme.name if model.quantization else "float"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     size = sum(value.nbytes for value in model.state_dict().values())
-    what = f"{type(model).__name__} {size} {model.products or model.dtype} {scheme} {model.attention} {model.attention_bits}"
-    return f"{where} {torch.get_num_threads()} {what}"
+    how = f"{model.products or model.dtype} {scheme} {model.attention} {model.attention_bits}"
+    return f"{where} {torch.get_num_threads()} {type(model).__name__} {size} {how}"

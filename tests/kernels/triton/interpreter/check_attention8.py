@@ -15,7 +15,14 @@ from quantvggt.nn.thinned import seen_by_others
 CUT = 2.5
 """Triton's interpreter cuts bfloat16 off where GPUs round it: twice the error, see test_compile.py."""
 # (batch, frames, tokens, heads, channels): several blocks of queries (16) and keys (32), ragged, whole, one token.
-SHAPES = [(2, 1, 41, 3, 64), (1, 3, 32, 2, 32), (1, 1, 1, 1, 64), (1, 2, 20, 4, 16), (1, 1, 33, 2, 48), (1, 2, 9, 1, 128)]
+SHAPES = [
+    (2, 1, 41, 3, 64),
+    (1, 3, 32, 2, 32),
+    (1, 1, 1, 1, 64),
+    (1, 2, 20, 4, 16),
+    (1, 1, 33, 2, 48),
+    (1, 2, 9, 1, 128),
+]
 
 
 def call(generator, batch, frames, tokens, heads, d, dtype, offset=0.0):
