@@ -29,15 +29,21 @@ def width_of(step: Attention) -> int:
 
 def run(step: Attention, tile: Tile) -> Tensor:
     """On the current device."""
+    integers, scales = _rounded(step)
+    y = step.empty()
+    plan(step, integers, scales, shared(step, integers[1], scales[1]), y, tile).run()
+    return y
+
+
+def _rounded(step: Attention) -> tuple[Tensor, Tensor]:
+    """Integers and scales as `plan_rounding` has them."""
     batch, n, _ = step.qkv.shape
     prepared = step.qkv.new_empty(2, batch, n, step.num_heads, step.head_size)
     attention.plan(step, prepared).run()
     integers = step.qkv.new_empty((2, batch, step.num_heads, n, width_of(step)), dtype=torch.int8)
     scales = step.qkv.new_empty(integers.shape[:-1], dtype=torch.float32)
     plan_rounding(step, prepared, prepared[1].mean(1, dtype=torch.float32), integers, scales).run()
-    y = step.empty()
-    plan(step, integers, scales, shared(step, integers[1], scales[1]), y, tile).run()
-    return y
+    return integers, scales
 
 
 def plan_rounding(step: Attention, prepared: Tensor, mean: Tensor, integers: Tensor, scales: Tensor) -> Launch:
