@@ -25,8 +25,8 @@ def block_bytes(dim: int, tokens: int, kept: int, products: int, hidden: int | N
 
 def dense_bytes(features: int, frames: int, height: int, width: int, size: int) -> int:
     """Of a `DPTHead` with a map per frame on so many frames at once, beside the tokens it reads; size: bytes of a
-    number in it. The map at full size, and beside it a table of places, or the last convolutions' output."""
-    maps = features // 2 + max(features // 2, FUSED_CHANNELS) + _ACTIVATED
+    number in it. The map at full size, and beside it a table of places, or what the last convolutions take and give."""
+    maps = features // 2 + max(features // 2, 2 * FUSED_CHANNELS) + _ACTIVATED
     return maps * size * frames * height * width
 
 
