@@ -47,8 +47,9 @@ from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
 from quantvggt.kernels import ops, reference, registry  # noqa: F401 - the ops register themselves
 from quantvggt.kernels.contract import Attention, Float8Linear, IntLinear, RotateQuantize, Step
+from quantvggt.kernels.triton import tune
 from quantvggt.kernels.triton.launch import on
-from quantvggt.kernels.triton.tiles import Tile
+from quantvggt.kernels.triton.tiles import CANDIDATES, Tile
 from quantvggt.models import VGGTConfig
 from quantvggt.models.seeded import seeded_model
 from quantvggt.models.sites import quantizable_sites
@@ -62,11 +63,6 @@ ROUNDED = {"w4a4-attention8": "w4a4"}  # sides with 8-bit queries and keys: thei
 BASELINES = ("published-bf16", "float-compiled")
 LIMITED = ("w8a8", "w4a4", "published-bf16")
 SITES = {"qkv": (1024, 3072), "proj": (1024, 1024), "fc1": (1024, 4096), "fc2": (4096, 1024)}
-# Tiles that a GPU has to decide about: rows, columns, depth, warps, stages.
-TILES = [
-    Tile(128, 128, 64, 8, 3), Tile(128, 128, 64, 8, 4), Tile(128, 128, 128, 8, 3), Tile(128, 128, 128, 8, 4),
-    Tile(128, 256, 64, 8, 3), Tile(128, 256, 128, 8, 3), Tile(128, 64, 128, 4, 3), Tile(64, 256, 128, 8, 3),
-]  # fmt: skip
 TINY = VGGTConfig(
     img_size=28, embed_dim=64, depth=1, num_heads=2, patch_embed="conv", camera_trunk_depth=1, camera_num_heads=4,
     dpt_features=32, dpt_out_channels=(16, 32, 64, 64), dpt_layers=(0, 0, 0, 0), heads=("camera", "depth"),
@@ -74,7 +70,6 @@ TINY = VGGTConfig(
 RANKS = (16, 32)  # of low-rank branches
 EDGE = 1e-5  # of a step: how near to the middle between two integers either is right
 GB = 1e9
-CALLS = 20  # in one graph
 
 Row = dict[str, Any]
 
@@ -147,25 +142,7 @@ class Bench:
 
     def seconds(self, run: Callable[[], object]) -> float:
         """Of one call, the median of several: on a GPU without the launches, from a CUDA graph of some calls."""
-        run()
-        run()
-        self.wait()
-        once: Callable[[], object] = run
-        if self.cuda:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                for _ in range(CALLS):
-                    run()
-            once = graph.replay
-            once()
-            self.wait()
-        times = []
-        for _ in range(self.sizes.repeats):
-            start = time.perf_counter()
-            once()
-            self.wait()
-            times.append((time.perf_counter() - start) / (CALLS if self.cuda else 1))
-        return statistics.median(times)
+        return tune.seconds(run, self.device, self.sizes.repeats)
 
     def wait(self) -> None:
         if self.cuda:
@@ -351,7 +328,7 @@ def kernels(bench: Bench, results: Results) -> None:
     rows = sizes.kernel_frames[-1] * sizes.frame_tokens
     for site, (k, n) in sizes.sites.items():
         for bits in (8, 4):
-            for tile in TILES if bench.cuda else TILES[:1]:
+            for tile in CANDIDATES if bench.cuda else CANDIDATES[:1]:
                 shape = f"{tile.rows}x{tile.columns}x{tile.depth}/{tile.warps} warps/{tile.stages} stages"
                 key = f"kernels/tiles/{site}/w{bits}/{shape}"
                 results.measure(key, lambda a=(rows, k, n, bits, tile): _time_tile(bench, *a))

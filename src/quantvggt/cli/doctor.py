@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     kernels = [{"device": device, **asdict(row)} for device in devices for row in registry.report(device)]
     measured = [asdict(each) for each in registry.times()]
+    tiles = [_tiles(device) for device in devices if device != "cpu"]
     native, reason = library()
     container, machine = limits(), machine_bytes()
     # A limit above all that there is limits nothing.
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "native_library": {"file": native and native.native._name, "origin": native.origin if native else reason},
         "kernels": kernels,
         "measured": measured,
+        "tiles": tiles,
     }
     say(f"quantvggt {result['quantvggt']}, torch {result['torch']}, Python {result['python']}, {result['platform']}")
     cpu, memory = result["cpu"], result["memory"]
@@ -74,6 +76,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             say(f"   {device}, {op} ({'; '.join(steps)})")
             for line in lines_of_steps:
                 say(line)
+    for each in tiles:
+        of = f"tried out here for {each['shapes']} shapes" if each["shapes"] else "as known for such chips"
+        say(f"tiles of products on {each['device']}: {of} (`quantvggt tune MODEL` tries them out)")
     if measured:
         say("measured on the CPU, milliseconds of one thread:")
     for each in measured:
@@ -81,3 +86,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for name, seconds in each["seconds"].items():
             say(f"     {name:29} {'not timed' if seconds is None else f'{1000 * seconds:9.2f}'}")
     return result
+
+
+def _tiles(device: str) -> dict[str, Any]:
+    """How many shapes of products have a tile that was tried out on this GPU."""
+    from quantvggt.kernels.triton import tuned
+    from quantvggt.kernels.triton.tiles import OLDEST
+
+    place = torch.device(device)
+    major, minor = torch.cuda.get_device_capability(place)
+    shapes = len(tuned.chip(place).tuned) if 10 * major + minor >= OLDEST else 0
+    return {"device": device, "shapes": shapes, "file": str(tuned.file_of(place)) if shapes else None}

@@ -26,6 +26,7 @@ COMMANDS = {
     "app": "a page to drop photos or a video on, in the browser: scenes, downloads, full precision beside",
     "serve": "reconstruction over HTTP: a queue, a worker, limits, an API key",
     "import-published": "turn parameters calibrated with the published QuantVGGT code into a small checkpoint",
+    "tune": "try out which tiles the kernels are the quickest with on the NVIDIA GPU that is here, and keep them",
     "doctor": "what this machine can do, and which kernels run here and why",
 }
 

@@ -9,7 +9,7 @@ from offline import Compiled, compile_for
 from quantvggt.kernels.contract import RANKS, Attention, IntLinear, RotateQuantize
 from quantvggt.kernels.triton import attention, attention8, linear, project, rotate
 from quantvggt.kernels.triton.launch import Launch
-from quantvggt.kernels.triton.tiles import CHIPS, FEW_ROWS, linear_tile, scores_tile
+from quantvggt.kernels.triton.tiles import CANDIDATES, CHIPS, FEW_ROWS, linear_tile, scores_tile
 
 INT8_PRODUCTS = r"mma\.sync\S*\.s8\.s8|wgmma\.mma_async\S*\.s8\.s8|tcgen05\.mma\S*kind::i8"
 OWN_PRODUCTS = {90: r"wgmma\.mma_async\S*\.s8\.s8"}
@@ -219,3 +219,15 @@ def test_every_head(capability: int, d: int, dtype: torch.dtype) -> None:
 @every_chip
 def test_all_scores(capability: int, d: int, thinned: bool, dtype: torch.dtype) -> None:
     check_scores(capability, d, dtype, thinned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+@every_chip
+def test_candidates_take_no_less_shared_memory_than_is_thought(capability: int, packed: bool) -> None:
+    """So what is not tried for want of it would not have fitted."""
+    weight = empty(4096, 128, dtype=torch.int32) if packed else empty(4096, 1024, dtype=torch.int8)
+    step = IntLinear(empty(ROWS, 1024, dtype=torch.int8), empty(ROWS), weight, empty(4096), None, torch.float32)
+    for tile in CANDIDATES:
+        made = compile_for(linear.plan(step, step.empty(), tile), capability)
+        assert made.shared >= tile.shared_bytes(4 if packed else 8), tile

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize
-from quantvggt.kernels.triton import proof
+from quantvggt.kernels.triton import proof, tuned
 from quantvggt.kernels.triton.launch import on
-from quantvggt.kernels.triton.tiles import INTERPRETED, OLDEST, Chip, chip_of, linear_tile, scores_tile
+from quantvggt.kernels.triton.tiles import OLDEST, Chip, linear_tile, scores_tile
 
 MOST_ROTATED = 16384  # channels, which one program holds in registers
 MOST_SCORED = 128  # channels of a head with 8-bit queries and keys, likewise
@@ -42,7 +42,7 @@ class TritonBackend(Backend):
         return _usable(self, index)
 
     def chip(self, device: torch.device) -> Chip:
-        return INTERPRETED if device.type == "cpu" else chip_of(_capability(device.index))
+        return tuned.chip(device)
 
 
 class TritonRotate(TritonBackend):
@@ -146,12 +146,6 @@ def _proven(prove: Proof, run: Callable[[Any], Any], index: int) -> tuple[bool, 
     except Exception as error:  # whatever keeps Triton from compiling here: no C compiler, an old driver
         return False, f"Triton fails here ({type(error).__name__}: {error})".split("\n")[0]
     return agrees, "" if agrees else proof.REASON
-
-
-@lru_cache
-def _capability(index: int) -> int:
-    major, minor = torch.cuda.get_device_capability(index)
-    return 10 * major + minor
 
 
 def _installed() -> bool:
