@@ -14,6 +14,7 @@ from quantvggt.core.limits import limits
 
 _STATUS, _CLEAR, _SYSTEM = (Path(f"/proc/{name}") for name in ("self/status", "self/clear_refs", "meminfo"))
 _RESET_PEAK = "5"
+_caps: dict[int, int] = {}
 
 
 @dataclass
@@ -53,6 +54,26 @@ def available_bytes() -> int | None:
     """What the system and a container's limit could still give; None where neither tells."""
     known = [_field(_SYSTEM, "MemAvailable") if _SYSTEM.exists() else None, limits().free]
     return min((size for size in known if size is not None), default=None)
+
+
+def gpu_available_bytes(device: str | torch.device) -> int:
+    """What this process could still take of a GPU: what nobody has and what its allocator holds unused, below the cap
+    that `cap_gpu` set."""
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_allocated(device)
+    return min(free + torch.cuda.memory_reserved(device) - held, _caps.get(_index(device), total) - held)
+
+
+def cap_gpu(device: str | torch.device, most: int) -> None:
+    """From now on PyTorch gives this process `most` bytes of that GPU, and torch.OutOfMemoryError for more."""
+    total = torch.cuda.mem_get_info(device)[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device)
+    _caps[_index(device)] = most
+
+
+def _index(device: str | torch.device) -> int:
+    index = torch.device(device).index
+    return torch.cuda.current_device() if index is None else index
 
 
 def machine_bytes() -> int | None:

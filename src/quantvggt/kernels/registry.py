@@ -76,13 +76,13 @@ def select(op: str, device: torch.device) -> Backend:
 
     Raises InputError if a forced one is unknown or can't run there.
     """
-    return next(_candidates(op, device, _backends[op], _forced_name()))
+    return next(_candidates(op, device, _backends[op], forced_name()))
 
 
 def choose(step: Step) -> Backend:
     """The backend that runs `step`. Raises InputError as `select` does."""
     backends: Sequence[Backend] = _backends[step.OP]
-    device, name = step.device, _forced_name()
+    device, name = step.device, forced_name()
     if device.type == "cpu" and len(backends) > 1 and name is None:
         backends = measured.in_order(step, backends)
     return next(backend for backend in _candidates(step.OP, device, backends, name) if backend.accepts(step) is None)
@@ -118,7 +118,7 @@ def times() -> list[Times]:
 def _reason(backend: Backend, step: Step, chosen: Backend) -> str:
     available, reason = backend.available(step.device)
     refusal = backend.accepts(step) if available else None
-    name, order = _forced_name(), _backends[step.OP]
+    name, order = forced_name(), _backends[step.OP]
     if name is None and available and order.index(backend) < order.index(chosen):
         reason += f"; measured slower than {chosen.name}"
     elif name is not None and refusal is None:
@@ -154,7 +154,8 @@ def _prepare(backend: Backend, weight: Tensor) -> Any:
     return prepared
 
 
-def _forced_name() -> str | None:
+def forced_name() -> str | None:
+    """What `force` or the environment names, if one of them does. Raises InputError if there is no such backend."""
     if _forced is not None:
         return _forced
     name = os.environ.get(ENVIRONMENT)

@@ -79,5 +79,8 @@ def resized_table(table: Tensor, size: tuple[int, int], resize: Callable[[Tensor
 
 def normalise(images: Tensor) -> Tensor:
     """RGB in [0, 1] [..., 3, H, W] to what DINOv2 was trained on: ImageNet's mean and deviation."""
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    # Filled where the images are: on a GPU numbers from the host would wait for all that runs there.
+    mean, std = (
+        torch.cat([images.new_full((1, 1, 1), value) for value in values]) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return (images - mean) / std

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from quantvggt.core.errors import InputError
 from quantvggt.core.vector_math import warm_up
 from quantvggt.kernels.contract import SCORE_BITS
+from quantvggt.models import graphs
 from quantvggt.models.answers import Answers
 from quantvggt.models.given import Given
 from quantvggt.models.quantization import Quantization
@@ -212,7 +213,7 @@ class Model(nn.Module, ABC):
         """
         images = self.checked(images).to(self.dtype)
         if given is None:
-            return self.read(self.encode(images), images, dense=dense)
+            return self.read(graphs.encode(self, images), images, dense=dense)
         self.require_takes(given.known())
         batch, frames, _, height, width = images.shape
         if batch != 1:
@@ -298,6 +299,11 @@ class Model(nn.Module, ABC):
     def _global_attention(self) -> list[Attention]:
         blocks = (self.get_submodule(place.name) for place in self.trunk.places if place.kind == "global")
         return [layer for block in blocks for layer in block.modules() if isinstance(layer, Attention)]
+
+    @property
+    def switches(self) -> tuple[object, ...]:
+        """What a pass of the trunk depends on besides images and weights."""
+        return self.attention, self.attention_bits, self.products
 
     # Precision and copies
 

@@ -7,7 +7,7 @@ that frames keep the share of attention that they had. On vggt-nano that loses n
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ STRIDE = 2
 """Of what is called fast. Every fourth patch, so up to four times quicker."""
 
 
-@lru_cache
+@cache  # for good: CUDA graphs go on reading these (models.graphs)
 def seen_by_others(tokens: int, special: int, columns: int, stride: int, device: torch.device) -> Tensor:
     """`seen` of `kernels.contract.Attention` for frames of so many tokens, `special` ones and then rows of `columns`
     patches, of which the others see each `stride`-th in both directions: float32 [tokens]."""

@@ -140,9 +140,12 @@ class Pi3(Model):
         } | ({"rays": F.normalize(local, dim=-1), "metric": metric.flatten()} if self.metric else {})
 
     def encode(self, images: Tensor, conditions: Conditions = NOTHING) -> Tensor:
+        self._mark(images)
+        return torch.cat([self._encode(clip, conditions) for clip in images.split(1)])
+
+    def _mark(self, images: Tensor) -> None:
         rows, columns = (side // self.patch_size for side in images.shape[-2:])
         mark_frames(self, SPECIAL + rows * columns, SPECIAL, columns)
-        return torch.cat([self._encode(clip, conditions) for clip in images.split(1)])
 
     def _encode(self, clip: Tensor, conditions: Conditions) -> Tensor:
         trunk = self.trunk
@@ -190,6 +193,7 @@ class Pi3(Model):
         cut: bool = True,
     ) -> Answers:
         """The first camera is the world. Confidences are probabilities, the logits' sigmoids."""
+        self._mark(images)  # the decoders: a trunk that is replayed (`graphs`) tells them nothing
         wanted, size = set(self.heads if heads is None else heads), (images.shape[-2], images.shape[-1])
         frames = torch.tensor(range(images.shape[1]) if dense is None else dense, device=images.device)
         metric = self.metres(features, size)[:, None, None, None]

@@ -66,7 +66,7 @@ class Trunk(Part):
 
     def start(self, images: Tensor, conditions: Conditions = NOTHING) -> tuple[Tensor, Context]:
         size = images.shape[-2:]
-        rope = self.model.rope(size, self.model.config.trunk_size, torch.device("cpu"))
+        rope = self.model.rope(size, self.model.config.trunk_size, images.device)
         grid = size[0] // self.model.patch_size, size[1] // self.model.patch_size
         return self.model.embed(images[0], conditions), Context(rope, grid, conditions)
 
