@@ -1,5 +1,6 @@
 """Every command end to end on a tiny model: what is printed where, what is written, what the exit code says."""
 
+import argparse
 import json
 import os
 import shutil
@@ -15,14 +16,17 @@ from PIL import Image
 
 import quantvggt as qv
 from published import published
-from quantvggt.cli import doctor
+from quantvggt.cli import doctor, long
 from quantvggt.cli.main import COMMANDS, main
+from quantvggt.core import memory
 from quantvggt.core.limits import Limits
 from quantvggt.kernels import measured
 from quantvggt.kernels.cpu import build
 from quantvggt.models import VGGTConfig
+from quantvggt.reconstruction.long import estimate, rate
+from quantvggt.scenes.sequence import ClipFrames
 from quantvggt.scenes.synthetic import make_path
-from tiny import CONFIG, sane_model, tiny_model
+from tiny import CONFIG, sane_model, tiny_clip, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +222,7 @@ def unknown(uid):
 
 pwd.getpwuid = unknown
 tempfile.tempdir = sys.argv.pop(1)
-from quantvggt.cli import doctor
+from quantvggt.cli import doctor, long
 from quantvggt.cli.main import main
 
 sys.exit(main())
@@ -280,3 +284,17 @@ def test_reconstruct_in_chunks(tmp_path: Path, capsys: pytest.CaptureFixture[str
     scene = qv.Scene.load(tmp_path / "scene")
     assert scene.names == [f"{index}.png" for index in range(9)]
     assert scene.provenance["chunking"] == told["chunking"]
+
+
+def test_max_memory_caps_a_gpu_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    capped = []
+    monkeypatch.setattr(memory, "cap_gpu", lambda device, most: capped.append((device, most)))
+    monkeypatch.setattr(estimate, "plan", lambda *args: None)
+    monkeypatch.setattr(rate, "rate_of", lambda outline, device: rate.Rate(1e9, True))
+    frames = ClipFrames(tiny_clip())
+    for device, size, expected in (("cuda", "8GB", [("cuda", 8 * 10**9)]), ("cuda", None, []), ("cpu", "8GB", [])):
+        capped.clear()
+        args = argparse.Namespace(device=device, max_memory=size, chunk=None, overlap=None, no_loops=False)
+        args.cameras = args.refine = None
+        long.plan_of(args, tiny_model(), frames, lambda text: None)
+        assert capped == expected

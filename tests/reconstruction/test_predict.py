@@ -17,6 +17,7 @@ from quantvggt.reconstruction.predict import reconstruct
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.images import load_images
 from quantvggt.scenes.synthetic import make_clip
+from tiny import tiny_clip, tiny_model
 from truth_scene import first_camera_frame, truth_scene
 
 
@@ -223,3 +224,14 @@ def test_a_missing_head_is_named(clip: Clip) -> None:
         reconstruct(tiny_vggt(("depth",)), clip, points="pointmap")
     with pytest.raises(InputError, match="choose one of: depth, pointmap"):
         reconstruct(tiny_vggt(("depth",)), clip, points="tracks")
+
+
+def test_frames_that_a_gpu_has_no_room_for_are_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+
+    def full(images: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total capacity of")
+
+    monkeypatch.setattr(model, "answers", full)
+    with pytest.raises(InputError, match=r"^3 frames of 70x70 .*--frames.*--chunk\)$"):
+        reconstruct(model, tiny_clip())

@@ -57,8 +57,9 @@ def load(
         quick, on GPUs and CPUs with a native bfloat16 kernel, else None.
     device: where the weights go.
 
-    Numbers that need no conversion stay mapped from the file, so don't change the file in place meanwhile.
-    Raises InputError, in one line, if there is no such thing, no network, or the content is wrong.
+    Numbers that need no conversion stay mapped from the file, so don't change the file in place meanwhile. A GPU gets
+    tensor by tensor as it is to lie there.
+    Raises InputError, in one line, if there is no such thing, no network, no memory, or the content is wrong.
     """
     device = _checked_device(device)
     path = locate(name_or_path)
@@ -207,7 +208,14 @@ def _fill(
             tensor = repack(tensor, sites[site].shape[1], sites[site].packed_bits, MEMORY_BITS)
         if name in fixed:
             check_values(weights.path, name, tensor)
-        state[name] = tensor.to(device, types.get(name, tensor.dtype))
+        try:
+            state[name] = tensor.to(device, types.get(name, tensor.dtype))
+        except torch.OutOfMemoryError as error:
+            gigabytes = sum(value.nbytes for value in weights.infos.values()) / 1e9
+            raise InputError(
+                f"{weights.path}: its {gigabytes:.1f} GB don't fit into what is free of {device}'s memory; end what "
+                "else runs there, use a model of fewer bits, or the CPU (--device cpu)"
+            ) from error
     model.load_state_dict(state, assign=True)
 
 

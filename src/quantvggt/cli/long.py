@@ -38,17 +38,21 @@ def add_long_options(parser: argparse.ArgumentParser) -> None:
 def plan_of(
     args: argparse.Namespace, outline: "Model", frames: "Frames", tell: Callable[[str], None]
 ) -> "tuple[Chunking | None, Estimate | None]":
-    """How the frames will be taken, None: all at once; and what that takes, which is said.
+    """How the frames will be taken, None: all at once; and what that takes, which is said. Of a GPU --max-memory is all
+    that this process gets from here on.
 
     Raises InputError if they can't be, before anything is loaded.
     """
     import torch
 
+    from quantvggt.core.memory import cap_gpu
     from quantvggt.reconstruction.long.estimate import estimate, plan
     from quantvggt.reconstruction.long.rate import rate_of
 
     count, size = frames.count, frames.size
     most = None if args.max_memory is None else parse_bytes("--max-memory", args.max_memory)
+    if most is not None and torch.device(device_of(args)).type == "cuda":
+        cap_gpu(device_of(args), most)
     device, wanted = device_of(args), (most, args.chunk, args.overlap, not (args.no_loops or args.cameras))
     chunking = plan(outline, count, size, *wanted, device, frames.reading)
     if chunking is not None and args.refine:

@@ -39,17 +39,24 @@ def reconstruct(
     A frame whose camera isn't finite, or none of whose depths is, is left out, with one warning for all of them.
     If the camera head gives no field of view in any frame, cameras are those that the point head's points imply, with a
     warning.
-    Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches, or all are
-    transparent everywhere; QuantVGGTError if no frame is left.
+    Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches or a GPU's memory,
+    or all are transparent everywhere; QuantVGGTError if no frame is left.
     """
     check_request(model, points)
     shown = _shown(clip)
     if not shown.any():
         raise InputError("all pictures are transparent everywhere; save them without transparency")
 
-    with torch.inference_mode():
-        images = clip.images[None].to(model.device)
-        answers = model.answers(images) if given is None else model.answers(images, given=given)
+    try:
+        with torch.inference_mode():
+            images = clip.images[None].to(model.device)
+            answers = model.answers(images) if given is None else model.answers(images, given=given)
+    except torch.OutOfMemoryError as error:
+        frames, _, height, width = clip.images.shape
+        raise InputError(
+            f"{frames} frames of {width}x{height} at once are more than the GPU's memory, or what it may take of it "
+            "(--max-memory), has room for: take fewer frames (--frames), or chunks of fewer (--chunk)"
+        ) from error
     extrinsics, lenses = _cameras(answers)
     if intrinsics is not None:
         lenses = _known(intrinsics, clip)

@@ -104,3 +104,15 @@ def test_the_rate_of_the_last_run_is_remembered(tmp_path: Path, monkeypatch: pyt
 )
 def test_times_are_told_as_people_say_them(seconds: float, told: str) -> None:
     assert str(Estimate(1_250_000_000, seconds)) == f"about 1.2 GB and {told}"
+
+
+def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, gpu = outline("vggt-nano"), torch.device("cuda", 0)
+    monkeypatch.setattr(module, "available_bytes", lambda: 1)
+    monkeypatch.setattr(module, "gpu_available_bytes", lambda device: 300_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100_000_000)
+    short = plan(model, 300, SIZE, device=gpu)
+    assert short.size == largest_chunk(model, 300, SIZE, 270_000_000)
+    capped = plan(model, 300, SIZE, 350_000_000, device=gpu)
+    assert capped.size == largest_chunk(model, 300, SIZE, 225_000_000), "what is held there already is part of it"
+    assert plan(model, 300, SIZE, 10**10, device=gpu) == short, "a cap makes no memory"

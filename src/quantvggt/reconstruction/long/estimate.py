@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from quantvggt.core.errors import InputError
-from quantvggt.core.memory import available_bytes, resident_bytes
+from quantvggt.core.memory import available_bytes, gpu_available_bytes, resident_bytes
 from quantvggt.models import Model
 from quantvggt.reconstruction.long.loops import KEYS_PER_CHUNK
 from quantvggt.reconstruction.long.run import SMALLEST, Chunking, overlap_for
@@ -99,7 +99,10 @@ def plan(
     memory isn't enough.
     """
     if torch.device(device).type == "cuda":
-        allowed: int | None = torch.cuda.mem_get_info(device)[0] if most_bytes is None else most_bytes
+        free = gpu_available_bytes(device)
+        allowed: int | None = (
+            free if most_bytes is None else min(free, most_bytes - torch.cuda.memory_allocated(device))
+        )
     else:
         allowed = available_bytes() if most_bytes is None else most_bytes - resident_bytes()
     fitting = count
