@@ -1,6 +1,5 @@
 """The loop from a float model to a quantized one, block by block as they run."""
 
-import copy
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from quantvggt.calibrate.importance import Importance
 from quantvggt.calibrate.journal import Journal, fingerprint
+from quantvggt.calibrate.lending import copy_on, lend
 from quantvggt.calibrate.methods import Method, make_method, needs_clips, require_numbers
 from quantvggt.calibrate.methods.base import BlockTask
 from quantvggt.calibrate.rest import rest_scheme, round_layer
@@ -24,6 +24,7 @@ from quantvggt.models import Model
 from quantvggt.models.family import Part, Place
 from quantvggt.models.quantization import Quantization
 from quantvggt.models.sites import all_sites, quantizable_sites
+from quantvggt.nn.quant_linear import QuantLinear
 from quantvggt.nn.tensors import TENSORS
 from quantvggt.scenes.clip import Clip
 
@@ -54,8 +55,9 @@ def quantize(
     patterns on site names ("*.mlp.fc2"); the last that fits counts. Without `rest` a pattern means other layers than
     the trunk's only if it fits none of those. journal: a folder that keeps finished blocks, so that the same call after
     an interruption goes on where it stopped, with the same result; `journal.discard` it when the result is saved.
-    device: where the work is done, one block at a time; the model's own by default. choice: why `site_schemes` are what
-    they are, for the record; see `calibrate.budget`.
+    device: where the work is done, the model's own by default; of another one it takes what `lending` says. Tokens
+    between blocks stay on the CPU. choice: why `site_schemes` are what they are, for the record; see
+    `calibrate.budget`.
 
     Parameters that are not quantized are rounded to float16 if the model is float32, so that the checkpoint
     can store all of them in 16 bits without changing one output.
@@ -116,41 +118,73 @@ def _run(
     progress: bool,
 ) -> None:
     """The layers that stand alone, then the model's parts, each on what the parts before it give."""
-    parts = [
-        (part, small) for part, small in zip(model.parts, quantized.parts, strict=True) if _concerns(part, schemes)
-    ]
-    of_blocks = {site for part, _ in parts for place in part.places for site in place.sites}
+    indices = [index for index, part in enumerate(model.parts) if _concerns(part, schemes)]
+    of_blocks = {site for index in indices for place in model.parts[index].places for site in place.sites}
     alone = [name for name in schemes if name not in of_blocks]
-    steps = max(1, method.ticks)
-    total = sum(len(part.places) for part, _ in parts) * steps + len(alone)
+    total = sum(len(model.parts[index].places) for index in indices) * max(1, method.ticks) + len(alone)
+    there = lend(model, device)
     with tqdm(total=total, desc=method.name, unit="step", disable=not progress) as bar:
-        importance = method.prepare(model, clips, progress)
+        importance = method.prepare(there, clips, progress)
         for name in alone:
-            rounded = round_layer(model.get_submodule(name), schemes[name], search=method.needs_calibration)
-            quantized.set_submodule(name, rounded)
+            rounded = round_layer(there.get_submodule(name), schemes[name], search=method.needs_calibration)
+            quantized.set_submodule(name, rounded.to(model.device))
             bar.update()
-        for part, small in parts:
-            # A method that neither sees the float stream nor learns its outputs never asks for it.
-            follows_floats = method.input_stream == "float" or method.ticks > 0
-            floats = Stream.start(part, model, clips) if follows_floats else Stream.start(small, quantized, clips)
-            actual = Stream.start(small, quantized, clips) if method.input_stream == "quantized" else None
-            for place in part.places:
-                before = bar.n
-                block = copy.deepcopy(model.get_submodule(place.name)).to(device)
-                task = _task(place, block, schemes, actual or floats, floats, importance, bar)
-                layers = journal.read(place.name) if journal is not None else None
-                if layers is None:
-                    layers = with_static_ranges(task, method.solve(task), schemes)
-                    if journal is not None:
-                        journal.write(place.name, layers)
-                floats = task.targets if follows_floats else floats
-                for layer, module in layers.items():
-                    block.set_submodule(layer, module.to(device))
-                if actual is not None:
-                    actual = actual.after(block, place)
-                for layer, module in layers.items():
-                    quantized.set_submodule(f"{place.name}.{layer}", module.to(model.device))
-                bar.update(before + steps - bar.n)
+        del there
+        for index in indices:
+            _run_part(index, model, quantized, device, method, schemes, clips, importance, journal, bar)
+
+
+def _run_part(
+    index: int,
+    model: Model,
+    quantized: Model,
+    device: torch.device,
+    method: Method,
+    schemes: Mapping[str, Scheme],
+    clips: Sequence[Clip],
+    importance: Mapping[str, Importance],
+    journal: Journal | None,
+    bar: "tqdm[Any]",
+) -> None:
+    """The part of that index."""
+    # A method that neither sees the float stream nor learns its outputs never asks for it.
+    follows_floats = method.input_stream == "float" or method.ticks > 0
+    floats = _start(index, lend(model if follows_floats else quantized, device), clips)
+    actual = _start(index, lend(quantized, device), clips) if method.input_stream == "quantized" else None
+    for place in floats.part.places:
+        block = copy_on(model.get_submodule(place.name), device)
+        task = _task(place, block, schemes, actual or floats, floats, importance, bar)
+        layers = _solve(task, method, schemes, journal, bar)
+        floats = task.targets if follows_floats else floats
+        _put(layers, block, device)
+        if actual is not None:
+            actual = actual.after(block, place)
+        _put(layers, quantized.get_submodule(place.name), quantized.device)
+        del block, task, layers  # before the next one comes to the device
+
+
+def _start(index: int, model: Model, clips: Sequence[Clip]) -> Stream:
+    """In front of the first block of the part of that index."""
+    return Stream.start(model.parts[index], model, clips)
+
+
+def _put(layers: Mapping[str, QuantLinear], block: nn.Module, device: torch.device) -> None:
+    for layer, module in layers.items():
+        block.set_submodule(layer, module.to(device))
+
+
+def _solve(
+    task: BlockTask, method: Method, schemes: Mapping[str, Scheme], journal: Journal | None, bar: "tqdm[Any]"
+) -> dict[str, QuantLinear]:
+    """The block's quantized layers, from the journal if they are there."""
+    before = bar.n
+    layers = journal.read(task.place.name) if journal is not None else None
+    if layers is None:
+        layers = with_static_ranges(task, method.solve(task), schemes)
+        if journal is not None:
+            journal.write(task.place.name, layers)
+    bar.update(before + max(1, method.ticks) - bar.n)
+    return layers
 
 
 def _concerns(part: Part, schemes: Mapping[str, Scheme]) -> bool:

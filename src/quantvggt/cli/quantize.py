@@ -99,7 +99,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     require_numbers(method, scheme, rest, *site_schemes.values())
     require_apart(args.model, args.output)
     output = require_free(args.output, args.overwrite)
-    model = api.load(args.model, dtype=dtype_of(args), device=device_of(args))
+    # A budget is spent by passes through the whole model; otherwise blocks go to the device one at a time.
+    device = device_of(args)
+    whole = device if args.budget or args.ratio else "cpu"
+    model = api.load(args.model, dtype=dtype_of(args), device=whole)
     if args.ratio is not None:
         budget = int(2 * sum(parameter.numel() for parameter in model.parameters()) / args.ratio)
     clips = []
@@ -123,6 +126,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         rest=rest,
         budget=budget,
         journal=journal if clips else None,
+        device=device,
     )
     seconds = time.perf_counter() - start
     assert small.quantization is not None

@@ -39,8 +39,8 @@ def reconstruct(
     A frame whose camera isn't finite, or none of whose depths is, is left out, with one warning for all of them.
     If the camera head gives no field of view in any frame, cameras are those that the point head's points imply, with a
     warning.
-    Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches or a GPU's memory,
-    or all are transparent everywhere; QuantVGGTError if no frame is left.
+    Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches or the GPU's
+    memory, or all are transparent everywhere; QuantVGGTError if no frame is left.
     """
     check_request(model, points)
     shown = _shown(clip)
