@@ -128,14 +128,18 @@ def test_another_shape_precision_or_attention_is_another_pass(gpu, model):
     assert len(graphs._kept[own].passes) == 4
 
 
-def test_weights_that_are_elsewhere_are_captured_anew(gpu, model):
+@pytest.mark.parametrize("how", ["replaced", "written into"])
+def test_other_weights_are_captured_anew(gpu, model, how):
     own = copy.deepcopy(model)
     (images,) = clips(1)
     with torch.inference_mode():
         own.answers(images), own.answers(images)
         before = own.answers(images)
         norm = own.aggregator.global_blocks[0].norm1
-        norm.weight = torch.nn.Parameter(3 * norm.weight, requires_grad=False)
+        if how == "replaced":
+            norm.weight = torch.nn.Parameter(3 * norm.weight, requires_grad=False)
+        else:
+            norm.weight.mul_(3)
         after = own.answers(images)
         assert gpu() == 1
         same(after, own.read(own.encode(images), images))

@@ -35,11 +35,13 @@ TOLERANCE = 0.01  # of the features' norm: PyTorch may choose another of its ker
 
 @dataclass
 class Pass:
-    """A captured trunk: `images` are where the graph reads them, `features` where it writes."""
+    """A captured trunk: `images` are where the graph reads them, `features` where it writes. beside: what layers keep
+    besides their weights, which the graph may go on reading when they don't."""
 
     graph: Any
     images: Tensor
     features: Any
+    beside: list[dict[str, Any]]
 
     def run(self, images: Tensor) -> Any:
         """The features of these images, which later runs leave alone."""
@@ -118,13 +120,14 @@ def _on_gpu(images: Tensor) -> bool:
 
 
 def _unwatched_weights(model: "Model") -> int | None:
-    """Where all weights lie, as one number; None if a hook watches a layer."""
+    """Where all weights lie and how often they were written into, as one number; None if a hook watches a layer."""
     places = []
     for module in model.modules():
         if module._forward_hooks or module._forward_pre_hooks:
             return None
         for values in (module._parameters, module._buffers):
-            places += [value.data_ptr() for value in values.values() if value is not None]
+            present = [value for value in values.values() if value is not None]
+            places += [(value.data_ptr(), 0 if value.is_inference() else value._version) for value in present]
     return hash(tuple(places))
 
 
@@ -145,7 +148,8 @@ def _capture(model: "Model", images: Tensor, features: Any) -> Pass:
     static = images * 0.5  # others than these, so that what wasn't read from `static` would show
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        made = Pass(graph, static, model.encode(static))
+        features_there = model.encode(static)
+    made = Pass(graph, static, features_there, [dict(vars(module)) for module in model.modules()])
     for got, expected in zip(tree_leaves(made.run(images)), tree_leaves(features), strict=True):
         if not (got - expected).float().norm() <= TOLERANCE * expected.float().norm():
             raise QuantVGGTError("its replay gives other features (please report that)")
