@@ -209,7 +209,7 @@ def _fill(
         if name in fixed:
             check_values(weights.path, name, tensor)
         try:
-            state[name] = tensor.to(device, types.get(name, tensor.dtype))
+            state[name] = tensor.to(device, types.get(name, tensor.dtype), memory_format=_layout(tensor, device))
         except torch.OutOfMemoryError as error:
             gigabytes = sum(value.nbytes for value in weights.infos.values()) / 1e9
             raise InputError(
@@ -217,6 +217,12 @@ def _fill(
                 "else runs there, use a model of fewer bits, or the CPU (--device cpu)"
             ) from error
     model.load_state_dict(state, assign=True)
+
+
+def _layout(tensor: Tensor, device: torch.device) -> torch.memory_format:
+    """A GPU's convolutions read weights as the heads' maps lie, and would turn others at each call; a CPU's have an
+    order of their own."""
+    return torch.preserve_format if tensor.ndim != 4 or device.type == "cpu" else torch.channels_last
 
 
 def _checked_device(device: str | torch.device) -> torch.device:
