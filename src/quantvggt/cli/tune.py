@@ -72,6 +72,6 @@ def shapes_of(model: "Model") -> "list[Shape]":
             0 if layer.input_basis is None else layer.input_basis.shape[1],
         )
         for layer in layers
-        if layer.scheme.quantizes_activations
+        if layer.scheme.quantizes_activations and not layer.scheme.float8
     }
     return [Shape(rows, *product) for product in sorted(products) for rows in ROWS]

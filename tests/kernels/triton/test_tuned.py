@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from quantvggt.cli import doctor
+from quantvggt.cli.main import main
 from quantvggt.core.errors import InputError
 from quantvggt.kernels.contract import IntLinear
 from quantvggt.kernels.triton import tune, tuned
@@ -134,3 +136,16 @@ def test_the_quickest_that_gives_the_same_wins_and_what_fails_is_said(monkeypatc
 def test_without_a_gpu_there_is_nothing_to_tune():
     with pytest.raises(InputError, match="NVIDIA GPUs only"):
         tune.try_out(SHAPE, torch.device("cpu"))
+
+
+def test_doctor_says_for_how_many_shapes(gpu):
+    assert doctor._tiles("cuda:0") == {"device": "cuda:0", "shapes": 0, "file": None}
+    file = tuned.keep(GPU, {SHAPE: BEST})
+    assert doctor._tiles("cuda:0") == {"device": "cuda:0", "shapes": 1, "file": str(file)}
+    gpu(capability=(7, 5))
+    assert doctor._tiles("cuda:0")["shapes"] == 0
+
+
+def test_tuning_a_cpu_is_a_mistake(capsys):
+    assert main(["tune", "vggt-nano", "--device", "cpu"]) == 2
+    assert "NVIDIA GPUs only" in capsys.readouterr().err

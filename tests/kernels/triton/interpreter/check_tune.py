@@ -60,3 +60,9 @@ def test_the_command_keeps_what_products_then_use(monkeypatch, capsys, tmp_path)
     step = tune.sample(shape, CPU)
     ops.int_linear(*(getattr(step, name) for name in ("q", "row_scale", "weight", "weight_scale", "bias", "out_dtype")))
     assert used == [quickest]
+
+
+def test_a_float_model_has_nothing_to_tune(capsys, tmp_path):
+    qv.save(tiny_model(CONFIG), tmp_path / "model")
+    assert main(["tune", str(tmp_path / "model"), "--device", "cpu"]) == 2
+    assert "no products of integers" in capsys.readouterr().err
