@@ -580,6 +580,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here; --device cpu --tiny tries the script out")
+    os.environ.setdefault("QUANTVGGT_GRAPHS", "1")  # models.graphs; 0: to see what they gain
     bench = Bench(args.device, SMALL if args.tiny else FULL)
     results = Results(args.output, bench.head())
     argv = ["--output", str(args.output), "--work", str(args.work), "--device", args.device, *["--tiny"] * args.tiny]

@@ -64,6 +64,7 @@ def gpu(monkeypatch):
     graphs._kept.clear()
     monkeypatch.setattr(Recorder, "made", 0)
     monkeypatch.setattr(graphs, "_on_gpu", lambda images: True)
+    monkeypatch.setenv(graphs.ENVIRONMENT, "1")
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(graphs, "gpu_available_bytes", lambda device: 10**12)
@@ -154,7 +155,7 @@ def test_who_gets_no_graph(gpu, model, monkeypatch, why):
     if why == "a hook":
         own.aggregator.global_blocks[1].attn.qkv.register_forward_pre_hook(lambda module, inputs: None)
     elif why == "the environment":
-        monkeypatch.setenv(graphs.ENVIRONMENT, "0")
+        monkeypatch.delenv(graphs.ENVIRONMENT)
     elif why == "many frames":
         monkeypatch.setattr(graphs, "MOST_PATCHES", 49)
     elif why == "memory":

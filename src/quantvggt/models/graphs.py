@@ -2,8 +2,8 @@
 
 The first pass of a shape runs kernel by kernel, which compiles and proves what has to be. If the shape comes again, the
 trunk is captured (torch.cuda.graphs: the same kernels on the same memory), has to give that pass's features once, and
-is replayed from then on. Whoever wants gradients, watches by a hook or casts around the model gets no graph, and
-neither does who sets the environment variable QUANTVGGT_GRAPHS=0.
+is replayed from then on. Whoever wants gradients, watches by a hook or casts around the model gets no graph. As no GPU
+has captured one yet, it has to be asked for: by the environment variable QUANTVGGT_GRAPHS=1.
 """
 
 import os
@@ -105,7 +105,7 @@ def _pays(model: "Model", images: Tensor) -> bool:
     return (
         _on_gpu(images)
         and frames * height * width <= MOST_PATCHES * model.patch_size**2
-        and os.environ.get(ENVIRONMENT) != "0"
+        and os.environ.get(ENVIRONMENT) == "1"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(images.device.type)  # which keeps casts that a graph would go on reading
         and not torch.compiler.is_compiling()
