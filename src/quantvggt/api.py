@@ -27,6 +27,7 @@ from quantvggt.reconstruction.cameras import KnownCameras, given_of, read_camera
 from quantvggt.reconstruction.lens import Known, read_intrinsics
 from quantvggt.reconstruction.long import run
 from quantvggt.reconstruction.long.estimate import plan
+from quantvggt.reconstruction.refine import refine as refine_scene
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.calibration import CalibrationSource, calibration_clips, calibration_pool
 from quantvggt.scenes.clip import Clip
@@ -176,13 +177,16 @@ def reconstruct_long(
     intrinsics: Known | str | None = None,
     progress: bool = True,
     cameras: KnownCameras | PathLike | None = None,
+    refine: bool = False,
+    one_lens: bool | None = None,
 ) -> Scene:
     """Any number of frames, in overlapping chunks of what memory allows; all at once if they fit (docs/long.md).
 
     work: a folder where chunks are kept, from which the same call goes on after an interruption; the scene's arrays lie
     there, so keep it as long as the scene. max_memory: bytes that this process may hold; None: what there is. chunk: at
     most so many frames at once; overlap: of them shared with the chunk before, a third by default. loops: look for
-    places that the frames come back to. The rest is as in `reconstruct`; see `reconstruction.long.run` for the errors.
+    places that the frames come back to. refine: bundle adjustment, as in `reconstruction.refine` where all fit at
+    once; one_lens and the errors: see `reconstruction.long.run`. The rest is as in `reconstruct`.
     """
     if cameras is not None and intrinsics is not None:
         raise InputError(_EITHER)
@@ -193,5 +197,7 @@ def reconstruct_long(
     taken = sequence.reading - sum(value.nbytes for value in model.state_dict().values())
     chunking = plan(model, sequence.count, sequence.size, max_memory, chunk, overlap, loops, model.device, taken)
     if chunking is None:
-        return reconstruct(model, sequence.load(), points, model_name=model_name, intrinsics=known, cameras=given)
-    return run.reconstruct_long(model, sequence, work, chunking, points, model_name, known, progress, given)
+        scene = reconstruct(model, sequence.load(), points, model_name=model_name, intrinsics=known, cameras=given)
+        return refine_scene(scene).scene if refine else scene
+    options = points, model_name, known, progress, given, refine, one_lens
+    return run.reconstruct_long(model, sequence, work, chunking, *options)

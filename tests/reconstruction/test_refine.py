@@ -9,6 +9,7 @@ import pytest
 import quantvggt as qv
 from quantvggt.core.errors import InputError
 from quantvggt.evaluate.metrics.pose import auc, pose_errors
+from quantvggt.reconstruction.bundle import summary
 from quantvggt.reconstruction.depth import depth_edges
 from quantvggt.reconstruction.geometry import project, unproject
 from quantvggt.reconstruction.matches import match, reduced
@@ -74,7 +75,7 @@ def test_turned_cameras_come_back() -> None:
     pixels, depth = project(done.scene.points[2][seen[2]], done.scene.extrinsics[2], done.scene.intrinsics[2])
     np.testing.assert_allclose(pixels, np.stack([columns, rows], -1) + 0.5, atol=0.01)
     np.testing.assert_allclose(depth, done.scene.depth[2][seen[2]], rtol=1e-4)
-    assert "refined with" in done.summary()
+    assert "refined with" in summary(done.record())
     assert done.record()["applied"]
 
 
@@ -106,7 +107,7 @@ def test_scenes_that_cannot_be_refined_stay_as_they_are() -> None:
         done = refine(scene)
         assert done.scene is scene
         assert done.reason is not None
-        assert done.reason in done.summary()
+        assert done.reason in summary(done.record())
         assert not done.record()["applied"]
 
 
@@ -129,7 +130,7 @@ def test_an_adjustment_that_goes_astray_is_not_taken(monkeypatch: pytest.MonkeyP
 def test_without_pycolmap_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     find = util.find_spec
     monkeypatch.setattr(
-        "quantvggt.reconstruction.refine.find_spec", lambda name: None if name == "pycolmap" else find(name)
+        "quantvggt.reconstruction.bundle.find_spec", lambda name: None if name == "pycolmap" else find(name)
     )
     with pytest.raises(InputError, match=r"pip install 'quantvggt\[refine\]'"):
         refine(truth_scene(make_clip(CAN, frames=2)))

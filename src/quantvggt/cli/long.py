@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantvggt.cli.common import device_of, parse_bytes
-from quantvggt.core.errors import InputError
 
 if TYPE_CHECKING:
     from quantvggt.models import Model
@@ -55,8 +54,6 @@ def plan_of(
         cap_gpu(device_of(args), most)
     device, wanted = device_of(args), (most, args.chunk, args.overlap, not (args.no_loops or args.cameras))
     chunking = plan(outline, count, size, *wanted, device, frames.reading)
-    if chunking is not None and args.refine:
-        raise InputError("--refine needs all frames at once; leave it out, or use fewer frames (--frames)")
     rate = rate_of(outline, torch.device(device))
     found = estimate(outline, count, size, chunking, rate.per_second, frames.reading)
     guess = "" if rate.timed else " (the time is a guess until such a model has run here)"
@@ -90,7 +87,18 @@ def run_chunks(
 
     work = work_folder(Path(args.output).expanduser())
     tell(f"finished chunks are kept in {work}: the same command goes on from there")
-    return reconstruct_long(model, frames, work, chunking, args.points, args.model, known, cameras=cameras)
+    return reconstruct_long(
+        model,
+        frames,
+        work,
+        chunking,
+        args.points,
+        args.model,
+        known,
+        cameras=cameras,
+        refine=args.refine,
+        one_lens=args.shared_camera or None,
+    )
 
 
 def points(scene: "Scene", options: "ExportOptions", chunking: "Chunking | None") -> "PointCloud":

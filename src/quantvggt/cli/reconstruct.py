@@ -114,7 +114,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refine",
         action="store_true",
-        help="bundle adjustment of the cameras, of frames that run at once (pip install 'quantvggt[refine]')",
+        help="bundle adjustment of the cameras (pip install 'quantvggt[refine]')",
     )
     parser.add_argument(
         "--size",
@@ -203,6 +203,7 @@ def reconstruct(
 ) -> dict[str, Any]:
     """One scene; load: gives the model that `args` name; tell: is told what people want to know."""
     from quantvggt import api
+    from quantvggt.reconstruction.bundle import summary
     from quantvggt.reconstruction.export import export
     from quantvggt.reconstruction.long.rate import remember_rate
     from quantvggt.reconstruction.refine import refine
@@ -236,11 +237,12 @@ def reconstruct(
     seconds = time.perf_counter() - start
     if clip is not None:
         remember_rate(model, len(clip.names), frames.size, seconds)
-    refined = None
-    if args.refine:
+    refined = scene.provenance.get("refined")
+    if args.refine and chunking is None:
         refinement = refine(scene)
         scene, refined = refinement.scene, refinement.record()
-        tell(refinement.summary())
+    if refined is not None:
+        tell(summary(refined))
     cloud = points(scene, options, chunking)
     written = export(scene, output, formats, options, args.overwrite, cloud)
     page = output / "scene.html"

@@ -45,14 +45,15 @@ class Corners:
     column: NDArray[np.intp]
 
 
-def match(scene: Scene) -> tuple[NDArray[np.float64], Tracks]:
-    """Where corners of each frame are seen in the others: start points float64 [N, 3] and tracks of two or more.
+def match(scene: Scene, per_frame: int = PER_FRAME) -> tuple[NDArray[np.float64], Tracks]:
+    """Where corners of each frame, the `per_frame` strongest, are seen in the others: start points float64 [N, 3] and
+    tracks of two or more.
 
     The first observation of a point is the centre of the pixel that it starts from. Large frames are made smaller by a
     whole number first: a patch must be large enough to be recognised.
     """
     factor = max(1, round(float(np.hypot(*scene.size)) / DIAGONAL))
-    start, tracks = _match(reduced(scene, factor))
+    start, tracks = _match(reduced(scene, factor), per_frame)
     return start, replace(tracks, xy=tracks.xy * factor)
 
 
@@ -81,9 +82,9 @@ def reduced(scene: Scene, factor: int) -> Scene:
     )
 
 
-def _match(scene: Scene) -> tuple[NDArray[np.float64], Tracks]:
+def _match(scene: Scene, per_frame: int) -> tuple[NDArray[np.float64], Tracks]:
     grey = scene.images.astype(np.float64) @ (0.299, 0.587, 0.114) / 255
-    corners = find_corners(scene, grey)
+    corners = find_corners(scene, grey, per_frame)
     around = np.arange(-RADIUS, RADIUS + 1)
     rows = corners.row[:, None, None] + around[:, None]
     columns = corners.column[:, None, None] + around
@@ -112,7 +113,7 @@ def _match(scene: Scene) -> tuple[NDArray[np.float64], Tracks]:
     return start[lengths > 1], tracks
 
 
-def find_corners(scene: Scene, grey: Float) -> Corners:
+def find_corners(scene: Scene, grey: Float, most: int) -> Corners:
     """The strongest corners of every frame, apart from each other, with a whole patch on one surface around them.
 
     Strength is the smaller eigenvalue of the gradients' second moments (Shi and Tomasi 1994).
@@ -128,7 +129,7 @@ def find_corners(scene: Scene, grey: Float) -> Corners:
         peak[:RADIUS] = peak[height - RADIUS :] = False
         peak[:, :RADIUS] = peak[:, width - RADIUS :] = False
         rows, columns = np.nonzero(peak)
-        best = np.sort(np.argsort(-strength[rows, columns], kind="stable")[:PER_FRAME])
+        best = np.sort(np.argsort(-strength[rows, columns], kind="stable")[:most])
         found.append((np.full(len(best), frame), rows[best], columns[best]))
     return Corners(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 

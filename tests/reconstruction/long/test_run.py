@@ -2,6 +2,7 @@
 the truth again; a real one shows that an interrupted run ends with the same bits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,3 +157,43 @@ def test_the_public_function_takes_chunks_only_where_it_must(tmp_path: Path) -> 
     assert chunked.names == whole.names
     with pytest.raises(InputError, match="allow more memory"):
         qv.reconstruct_long(model, clip, tmp_path / "work", max_memory=1000, progress=False)
+
+
+def test_refining_finds_the_one_lens_and_straightens_the_path(
+    stub: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pycolmap")
+    path = make_path(11, 24, 0.5)
+    truth = truth_scene(path)
+    right = exact(truth)
+
+    def astray(model: object, clip: Clip, *args: object) -> Scene:
+        """Each chunk takes the lens for another one, and turns a little with every frame."""
+        scene, factor = right(model, clip, *args), 1.03 + 0.03 * np.sin(truth.names.index(clip.names[0]))
+        lenses, cameras = scene.intrinsics.copy(), scene.extrinsics.copy()
+        lenses[:, (0, 1), (0, 1)] *= factor
+        for row in range(len(cameras)):
+            cameras[row, :, :3] = Rotation.from_rotvec([0, 0.004 * row, 0]).as_matrix() @ cameras[row, :, :3]
+        return replace(scene, intrinsics=lenses, extrinsics=cameras)
+
+    monkeypatch.setattr(run.predict, "reconstruct", astray)
+
+    def off(scene: Scene) -> float:
+        centres, wanted = camera_centres(scene.extrinsics), camera_centres(truth.extrinsics)
+        return float(np.linalg.norm(umeyama(centres, wanted).apply(centres) - wanted, axis=1).mean())
+
+    frames, chunking = ClipFrames(path), Chunking(8, 3)
+    before = reconstruct_long(stub, frames, tmp_path, chunking, progress=False)
+    assert "refined" not in before.provenance
+    error = off(before)
+    after = reconstruct_long(stub, frames, tmp_path, chunking, progress=False, refine=True, one_lens=True)
+    record = after.provenance["refined"]
+    assert record["applied"]
+    assert record["error_after"] < 0.8 * record["error_before"]
+    assert off(after) < 0.5 * error
+    focal = truth.intrinsics[0, 0, 0]
+    assert abs(after.intrinsics[0, 0, 0] / focal - 1) < 0.02
+    assert (after.intrinsics == after.intrinsics[:1]).all()
+    known = np.asarray(after.depth) > 0
+    scale = umeyama(camera_centres(after.extrinsics), camera_centres(truth.extrinsics)).scale
+    np.testing.assert_allclose(np.median(scale * after.depth[known] / truth.depth[known]), 1, rtol=0.05)

@@ -12,6 +12,7 @@ from quantvggt.core.files import atomic_folder
 from quantvggt.core.similarity import Similarity
 from quantvggt.reconstruction.geometry import unproject
 from quantvggt.reconstruction.long.chunk import Chunk
+from quantvggt.reconstruction.long.path import CameraPath
 from quantvggt.reconstruction.scene import Scene
 
 Arrays = dict[str, NDArray[Any]]
@@ -58,17 +59,28 @@ def moved(chunk: Chunk, rows: Sequence[int], world: Similarity, from_depth: bool
     }
 
 
+def placed(arrays: Arrays, path: CameraPath, rows: NDArray[np.intp]) -> Arrays:
+    """Arrays of a Scene with the cameras in these rows of a path, depth brought to them."""
+    depth = (arrays["depth"] * path.depth_factors[rows, None, None]).astype(np.float32)
+    cameras = (path.extrinsics[rows].astype(np.float32), path.intrinsics[rows].astype(np.float32))
+    points = unproject(depth, *cameras)
+    points[arrays["points_conf"] <= 0] = 0
+    return {**arrays, "extrinsics": cameras[0], "intrinsics": cameras[1], "depth": depth, "points": points}
+
+
 def assemble(
     chunks: Iterable[Chunk],
     owned: Mapping[int, Sequence[int]],
     worlds: Sequence[Similarity],
     folder: Path,
     provenance: dict[str, Any],
+    path: CameraPath | None = None,
 ) -> Scene:
     """Write the arrays of all frames into `folder`, one file each, and open them as a Scene.
 
-    chunks: in order, one in memory at a time; owned, worlds: what each contributes, and where it lies. The Scene's
-    arrays are read from the files when somebody looks at them, so keep the folder as long as the Scene.
+    chunks: in order, one in memory at a time; owned, worlds: what each contributes, and where it lies. path: cameras
+    that take the place of the chunks' own; points are the depth's then. The Scene's arrays are read from the files when
+    somebody looks at them, so keep the folder as long as the Scene.
     """
     count = sum(map(len, owned.values()))
     names: list[str] = []
@@ -86,7 +98,8 @@ def assemble(
             if not source:
                 source = {**chunk.provenance, **provenance}
             from_depth = chunk.provenance["points"] == "depth"
-            for key, values in moved(chunk, rows, worlds[number], from_depth).items():
+            arrays = moved(chunk, rows, worlds[number], from_depth)
+            for key, values in (arrays if path is None else placed(arrays, path, path.rows(places))).items():
                 if key not in files:
                     files[key] = stack.enter_context(open(temporary / f"{key}.npy", "wb"))
                     _begin(files[key], values, count)

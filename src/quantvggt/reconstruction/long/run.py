@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from quantvggt.core.errors import InputError, QuantVGGTError
-from quantvggt.core.similarity import IDENTITY
+from quantvggt.core.similarity import IDENTITY, Similarity
 from quantvggt.jobs.store import Store, task_of
 from quantvggt.models import Model
 from quantvggt.reconstruction import predict
+from quantvggt.reconstruction.bundle import Verdict, require_pycolmap
 from quantvggt.reconstruction.cameras import KnownCameras
 from quantvggt.reconstruction.lens import Known
 from quantvggt.reconstruction.long.assemble import assemble, owners
@@ -21,8 +23,10 @@ from quantvggt.reconstruction.long.chunk import NO_FEATURES, Chunk, read_chunk, 
 from quantvggt.reconstruction.long.graph import Edge, solve
 from quantvggt.reconstruction.long.loops import features_of, key_places, likely_loops
 from quantvggt.reconstruction.long.mixed import Mix, agreeing, clip_of, loop, overview
+from quantvggt.reconstruction.long.path import CameraPath, path_of, straightened
 from quantvggt.reconstruction.long.rate import remember_rate
 from quantvggt.reconstruction.long.shared import edge_between
+from quantvggt.reconstruction.long.spots import Spots, joined, kept_spots
 from quantvggt.reconstruction.long.windows import ahead, how_many, windows
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
@@ -65,12 +69,16 @@ def reconstruct_long(
     intrinsics: Known | None = None,
     progress: bool = True,
     cameras: KnownCameras | None = None,
+    refine: bool = False,
+    one_lens: bool | None = None,
 ) -> Scene:
     """The scene of a sequence, chunk by chunk; what is held in memory doesn't grow with their number.
 
     work: a folder for what is finished. The same call goes on from there after an interruption, with the same result;
     the Scene's arrays lie there too, so delete it when you are done with them. cameras: known ones, which the model is
-    told; all chunks are then in their world, and nothing is joined. The rest is as in `predict.reconstruct`.
+    told; all chunks are then in their world, and nothing is joined. refine: adjust all cameras to what the frames share
+    (`path.straightened`), which provenance["refined"] tells of. one_lens: one camera has taken all frames, and refining
+    finds its focal length (None: so it is with a video's). The rest is as in `predict.reconstruct`.
     Raises InputError as it does, or if the folder can't be written; QuantVGGTError if chunks can't be joined.
     """
     predict.check_request(model, points)
@@ -78,7 +86,12 @@ def reconstruct_long(
         model.require_takes(cameras.gives)
         cameras.require(frames.names)
         chunking = replace(chunking, loops=False)
-    return _Run(model, frames, Path(work), chunking, points, model_name, intrinsics, progress, cameras).scene()
+    if refine:
+        require_pycolmap()
+    one_lens = frames.source.get("kind") == "video" if one_lens is None else one_lens
+    one_lens = one_lens and intrinsics is None and cameras is None
+    known = intrinsics, cameras
+    return _Run(model, frames, Path(work), chunking, points, model_name, *known, progress, refine, one_lens).scene()
 
 
 class _Run:
@@ -91,12 +104,15 @@ class _Run:
         points: str,
         model_name: str,
         intrinsics: Known | None,
-        progress: bool,
         cameras: KnownCameras | None,
+        progress: bool,
+        refine: bool,
+        one_lens: bool,
     ) -> None:
         self.model, self.frames, self.chunking = model, frames, chunking
         self.points, self.model_name, self.intrinsics = points, model_name, intrinsics
         self.work, self.progress, self.cameras = work, progress, cameras
+        self.refine, self.one_lens = refine, one_lens
         inputs: dict[str, Any] = {"frames": frames.key, "chunking": asdict(chunking), "points": points}
         inputs["known"] = None if intrinsics is None else intrinsics.key
         inputs["cameras"] = None if cameras is None else cameras.key
@@ -109,12 +125,41 @@ class _Run:
         with tqdm(total=total, desc="chunks", unit="chunk", disable=not self.progress) as bar:
             count = self._chunks(bar)
             owned, edges, described, left_out = self._neighbours(count)
-            accepted = 0
+            accepted = list[tuple[str, list[int]]]()
             if self.chunking.loops and count > 1:
                 edges, accepted = self._loops(owned, edges, described, count, bar)
-        worlds = solve(edges, count + accepted) if self.cameras is None else [IDENTITY] * count
-        about = {**asdict(self.chunking), "chunks": count, "loops": accepted, "left_out": left_out}
-        return assemble(self._each(count), owned, worlds, self.work / "scene", {"chunking": about})
+        worlds = solve(edges, count + len(accepted)) if self.cameras is None else [IDENTITY] * count
+        about = {**asdict(self.chunking), "chunks": count, "loops": len(accepted), "left_out": left_out}
+        path, refined = None, None
+        if self.refine:
+            path, verdict = self._straightened(owned, worlds, accepted, count)
+            refined = verdict.record()
+        provenance = {"chunking": about} | ({} if refined is None else {"refined": refined})
+        return assemble(self._each(count), owned, worlds, self.work / "scene", provenance, path)
+
+    def _straightened(
+        self,
+        owned: dict[int, list[int]],
+        worlds: list[Similarity],
+        accepted: list[tuple[str, list[int]]],
+        count: int,
+    ) -> tuple[CameraPath | None, Verdict]:
+        """The cameras of all frames after bundle adjustment, None if that can't be shown to be better."""
+        spots = list[Spots]()
+        with tqdm(total=count + len(accepted), desc="spots", unit="chunk", disable=not self.progress) as bar:
+            for number, chunk in enumerate(self._each(count)):
+                found = kept_spots(self.store, f"spots_{_name(number)}", chunk)
+                here = np.isin(found.tracks.frame, owned.get(number, []))
+                spots.append(Spots(found.tracks, np.where(here, found.depth * worlds[number].scale, 0)))
+                bar.update()
+            for name, places in accepted:
+                mixed = read_chunk(self.store, name)
+                if mixed is not None:
+                    found = kept_spots(self.store, f"spots_{name}", mixed.only(places))
+                    spots.append(Spots(found.tracks, np.zeros(len(found.depth))))
+                bar.update()
+        path = path_of(self._each(count), owned, worlds)
+        return straightened(path, joined(spots), self.one_lens)
 
     def _chunks(self, bar: Any) -> int:
         """Run the model on each chunk that isn't finished; returns how many chunks there are."""
@@ -167,34 +212,37 @@ class _Run:
         described: list[tuple[list[int], Any]],
         count: int,
         bar: Any,
-    ) -> tuple[list[Edge], int]:
+    ) -> tuple[list[Edge], list[tuple[str, list[int]]]]:
         """The edges, and those of chunks mixed from different parts, as far as the model sees these parts in one place;
-        returns how many such chunks."""
+        and the name of each such chunk, with the places of these parts."""
         size = self.chunking.size
         mixes = [overview(owned, size)]
         for a, frame_a, b, frame_b in likely_loops(described)[: max(4, count // 2)]:
             mixes.append(loop((a, self._chunk(a).frames, frame_a), (b, self._chunk(b).frames, frame_b), size))
         bar.total += len(mixes) - 1
-        accepted = 0
+        accepted = list[tuple[str, list[int]]]()
         for number, mix in enumerate(mixes):
+            name = f"mixed_{number:05d}.safetensors"
             chunks = {each: self._chunk(each).only(places) for each, places in mix.frames.items()}
-            result = self._mixed(number, mix, chunks)
+            result = self._mixed(name, mix, chunks)
             bar.update()
             if result is None:
                 continue
             found = list[Edge]()
-            for each in agreeing(mix, result):
+            parts = agreeing(mix, result)
+            for each in parts:
                 try:
-                    found.append(edge_between(chunks[each], result, (each, count + accepted)))
+                    found.append(edge_between(chunks[each], result, (each, count + len(accepted))))
                 except QuantVGGTError:  # these frames have no points in common: they say nothing
                     continue
             if len(found) > 1:
-                edges, accepted = edges + found, accepted + 1
+                places = {place for each in parts for place in mix.frames[each]}
+                edges = edges + found
+                accepted.append((name, [place for place in result.frames if place in places]))
         return edges, accepted
 
-    def _mixed(self, number: int, mix: Mix, chunks: Mapping[int, Chunk]) -> Chunk | None:
+    def _mixed(self, name: str, mix: Mix, chunks: Mapping[int, Chunk]) -> Chunk | None:
         """None if the model has no camera for any of its frames."""
-        name = f"mixed_{number:05d}.safetensors"
         result = read_chunk(self.store, name)
         if result is None:
             try:
