@@ -12,6 +12,7 @@ m from the middle. Per path and model:
               the whole path at a chunk's size
     chain     ATE of all frames, chunks joined along the chain alone
     loops     ATE of all frames, with mixed chunks
+    refined   the same after bundle adjustment with one lens, as `--refine` does with a video
 
 Memory: processes of their own that reconstruct paths of 100 and of 300 frames, from a video, and the resident memory
 without mapped files (RssAnon of proc(5)) at its highest above that of the loaded model.
@@ -74,13 +75,18 @@ def accuracy(model: Model, clip: Clip, chunking: Chunking) -> dict[str, float]:
     spread = np.linspace(0, len(clip.names) - 1, chunking.size).round().astype(np.intp)
     with tempfile.TemporaryDirectory() as work:
         scene = reconstruct_long(model, ClipFrames(clip), work, chunking, progress=False)
+        loops = ate(camera_centres(scene.extrinsics), truth)
+        refined = reconstruct_long(model, ClipFrames(clip), work, chunking, progress=False, refine=True, one_lens=True)
+        if not refined.provenance["refined"]["applied"]:
+            print(refined.provenance["refined"]["reason"])
         chunks = kept_chunks(Path(work))
         inside = [ate(camera_centres(chunk.extrinsics), truth[chunk.frames]) for chunk in chunks]
         return {
             "chunk": float(np.sqrt(np.mean(np.square(inside)))),
             "at once": alone(spread),
             "chain": ate(chained(chunks), truth),
-            "loops": ate(camera_centres(scene.extrinsics), truth),
+            "loops": loops,
+            "refined": ate(camera_centres(refined.extrinsics), truth),
         }
 
 
@@ -156,7 +162,7 @@ def main() -> None:
         print(peak(models[0], Path(args.peak[0]), chunking, int(args.peak[1])))
         return
     rows = []
-    print(f"{'model':16} {'path':7} {'chunk':>7} {'at once':>7} {'chain':>7} {'loops':>7}")
+    print(f"{'model':16} {'path':7} {'chunk':>7} {'at once':>7} {'chain':>7} {'loops':>7} {'refined':>7}")
     for name in models:
         model = qv.load(name)
         for path, turns in PATHS.items():

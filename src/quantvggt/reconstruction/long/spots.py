@@ -13,7 +13,7 @@ from quantvggt.reconstruction.matches import match
 from quantvggt.reconstruction.points import Tracks
 from quantvggt.reconstruction.scene import Scene
 
-PER_FRAME = 40
+PER_FRAME = 12
 """Corners of a frame in each chunk: what many frames share, few corners of each say."""
 
 
