@@ -46,8 +46,8 @@ class Corners:
 
 
 def match(scene: Scene, per_frame: int = PER_FRAME) -> tuple[NDArray[np.float64], Tracks]:
-    """Where corners of each frame, the `per_frame` strongest, are seen in the others: start points float64 [N, 3] and
-    tracks of two or more.
+    """Where corners of each frame, at most `per_frame`, are seen in the others: start points float64 [N, 3] and tracks
+    of two or more.
 
     The first observation of a point is the centre of the pixel that it starts from. Large frames are made smaller by a
     whole number first: a patch must be large enough to be recognised.
@@ -114,7 +114,8 @@ def _match(scene: Scene, per_frame: int) -> tuple[NDArray[np.float64], Tracks]:
 
 
 def find_corners(scene: Scene, grey: Float, most: int) -> Corners:
-    """The strongest corners of every frame, apart from each other, with a whole patch on one surface around them.
+    """The strongest corners of every frame, `most` of them from all over it, apart from each other, with a whole patch
+    on one surface around them.
 
     Strength is the smaller eigenvalue of the gradients' second moments (Shi and Tomasi 1994).
     """
@@ -129,7 +130,9 @@ def find_corners(scene: Scene, grey: Float, most: int) -> Corners:
         peak[:RADIUS] = peak[height - RADIUS :] = False
         peak[:, :RADIUS] = peak[:, width - RADIUS :] = False
         rows, columns = np.nonzero(peak)
-        best = np.sort(np.argsort(-strength[rows, columns], kind="stable")[:most])
+        best = np.sort(np.argsort(-strength[rows, columns], kind="stable")[:PER_FRAME])
+        if len(best) > most:  # row by row, so that they are spread over the picture
+            best = best[np.linspace(0, len(best) - 1, most).round().astype(np.intp)]
         found.append((np.full(len(best), frame), rows[best], columns[best]))
     return Corners(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 

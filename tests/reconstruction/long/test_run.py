@@ -173,7 +173,7 @@ def test_refining_finds_the_one_lens_and_straightens_the_path(
         lenses, cameras = scene.intrinsics.copy(), scene.extrinsics.copy()
         lenses[:, (0, 1), (0, 1)] *= factor
         for row in range(len(cameras)):
-            cameras[row, :, :3] = Rotation.from_rotvec([0, 0.004 * row, 0]).as_matrix() @ cameras[row, :, :3]
+            cameras[row, :, :3] = Rotation.from_rotvec([0, 0.012 * row, 0]).as_matrix() @ cameras[row, :, :3]
         return replace(scene, intrinsics=lenses, extrinsics=cameras)
 
     monkeypatch.setattr(run.predict, "reconstruct", astray)

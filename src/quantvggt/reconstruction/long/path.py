@@ -91,12 +91,16 @@ def straightened(path: CameraPath, spots: Spots, one_lens: bool) -> tuple[Camera
             raise Unrefined("the pictures share too few spots")
         if one_lens:
             found = replace(found, intrinsics=np.repeat(np.median(found.intrinsics, 0)[None], len(found.places), 0))
+        before = after = judge(path, *judges)
         for loss in ROUNDS:
-            found, moved = _adjusted(found, points, shown, loss, one_lens)
-        if not (np.isfinite(found.extrinsics).all() and np.isfinite(found.intrinsics).all()):
-            raise Unrefined("the adjusted cameras are not finite")
-        found = _followed(path, _back(path, found), moved)
-        before, after = judge(path, *judges), judge(found, *judges)
+            step, moved = _adjusted(found, points, shown, loss, one_lens)
+            if not (np.isfinite(step.extrinsics).all() and np.isfinite(step.intrinsics).all()):
+                raise Unrefined("the adjusted cameras are not finite")
+            step = _followed(path, _back(path, step), moved)
+            error = judge(step, *judges)
+            if not error < after:
+                break
+            found, after = step, error
         if not after < GAIN * before:
             raise Unrefined(f"the error on tracks it was not shown hardly falls ({before:.2f} -> {after:.2f} px)")
         found = _with_depth(found, tracks, spots.depth, count)
