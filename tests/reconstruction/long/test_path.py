@@ -139,9 +139,7 @@ def test_what_starts_in_one_pixel_is_one_point() -> None:
         Tracks(np.array([0, 0, 1, 1]), np.array([3, 4, 4, 5]), np.array([[1.5, 2.5], [9, 9], [1.5, 2.5], [4, 4]])),
         np.array([1.0, 2, 3, 4]),
     )
-    other = Spots(
-        Tracks(np.array([0, 0, 0]), np.array([4, 5, 7]), np.array([[1.5, 2.5], [6, 6], [7, 7]])), np.zeros(3)
-    )
+    other = Spots(Tracks(np.array([0, 0, 0]), np.array([4, 5, 7]), np.array([[1.5, 2.5], [6, 6], [7, 7]])), np.zeros(3))
     tracks, depth = joined([one, other])
     np.testing.assert_array_equal(tracks.point, [0, 0, 1, 1, 1])
     np.testing.assert_array_equal(tracks.frame, [3, 4, 4, 5, 7])

@@ -1,5 +1,6 @@
 """`attention`: queries and keys through LayerNorm and rotary embedding in one kernel, then PyTorch's own attention."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,6 +19,13 @@ PRIORITY = [
 ]
 ROWS = 32
 WARPS = 4
+
+
+def priority() -> list[SDPBackend]:
+    """PRIORITY, but flash attention first where somebody has activated a newer one than PyTorch's (FA3, FA4)."""
+    current = getattr(torch.nn.attention, "current_flash_attention_impl", lambda: None)
+    first = [SDPBackend.FLASH_ATTENTION] if current() is not None else []
+    return first + [backend for backend in PRIORITY if backend not in first]
 
 
 def plan(step: Attention, prepared: Tensor) -> Launch:
@@ -50,7 +58,7 @@ def attend(step: Attention, prepared: Tensor | None) -> Tensor:
     q, k, v = step.qkv.unflatten(-1, (3, step.num_heads, -1)).unbind(2)
     if prepared is not None:
         q, k = prepared.unbind(0)
-    with sdpa_kernel(PRIORITY, set_priority=True):
+    with sdpa_kernel(priority(), set_priority=True):
         y = reference.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), step.seen)
     return y.transpose(1, 2).flatten(2)
 

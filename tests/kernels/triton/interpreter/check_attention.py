@@ -61,3 +61,14 @@ def test_norms_of_the_model_s_type(generator):
 def test_thinned_out(generator):
     args = call(generator, 2, 3, 17, 2, 64, torch.bfloat16)
     check(args | {"seen": seen_by_others(17, 5, 4, 2, torch.device("cpu"))})
+
+
+def test_flash_attention_that_somebody_activated_comes_first(monkeypatch):
+    from quantvggt.kernels.triton.attention import PRIORITY, SDPBackend, priority
+
+    assert priority() == PRIORITY
+    monkeypatch.setattr(torch.nn.attention, "current_flash_attention_impl", lambda: "FA3", raising=False)
+    assert priority()[0] is SDPBackend.FLASH_ATTENTION
+    assert sorted(map(str, priority())) == sorted(map(str, PRIORITY))
+    monkeypatch.delattr(torch.nn.attention, "current_flash_attention_impl")
+    assert priority() == PRIORITY
