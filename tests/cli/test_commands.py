@@ -274,16 +274,20 @@ def test_reconstruct_in_chunks(tmp_path: Path, capsys: pytest.CaptureFixture[str
     command = ["reconstruct", "vggt-nano", str(photos), "--output", str(tmp_path / "scene"), "--formats", "npz,colmap"]
     assert main([*command, "--max-memory", "much"]) == 2
     assert "--max-memory much: write a size" in capsys.readouterr().err
-    assert main([*command, "--chunk", "5", "--refine"]) == 2
-    assert main([*command, "--chunk", "5", "--no-loops", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    assert main([*command, "--chunk", "5", "--no-loops", "--refine", "--shared-camera", "--json"]) == 0
+    output = capsys.readouterr()
+    told = json.loads(output.out)
+    assert told["refined"]["tracks"] > 50
+    assert ("refined with" if told["refined"]["applied"] else "not refined: ") in output.err
     assert told["chunking"] == {"size": 5, "overlap": 2, "loops": 0, "chunks": 3, "left_out": []}
     assert told["estimate"]["bytes"] > 0
     assert told["frames"] == 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "scene"]
     scene = qv.Scene.load(tmp_path / "scene")
     assert scene.names == [f"{index}.png" for index in range(9)]
-    assert scene.provenance["chunking"] == told["chunking"]
+    assert {key: scene.provenance[key] for key in ("chunking", "refined")} == {
+        key: told[key] for key in ("chunking", "refined")
+    }
 
 
 def test_max_memory_caps_a_gpu_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
