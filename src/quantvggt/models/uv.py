@@ -15,16 +15,21 @@ def add_uv_embedding(x: Tensor, aspect: float) -> Tensor:
     """
     channels, height, width = x.shape[1:]
     diagonal = (aspect**2 + 1) ** 0.5
-    u = _embed(width, aspect / diagonal, channels // 2, x.device).to(x.dtype)
-    v = _embed(height, 1 / diagonal, channels // 2, x.device).to(x.dtype)
-    table = torch.cat((u.expand(height, -1, -1), v[:, None].expand(-1, width, -1)), dim=-1)
+    u, v = (
+        (waves(torch.linspace(-end, end, count, dtype=torch.float64, device=x.device), channels // 2) * GAIN).float()
+        for count, end in ((width, edge(width, aspect / diagonal)), (height, edge(height, 1 / diagonal)))
+    )
+    table = torch.cat((u.to(x.dtype).expand(height, -1, -1), v.to(x.dtype)[:, None].expand(-1, width, -1)), dim=-1)
     return x.add_(table.permute(2, 0, 1))
 
 
-def _embed(count: int, span: float, dim: int, device: torch.device) -> Tensor:
-    """[count, dim]: sines then cosines of the cell centres' coordinates in [-span, span]."""
-    edge = span * (count - 1) / count
-    places = torch.linspace(-edge, edge, count, dtype=torch.float64, device=device)
-    omega = OMEGA ** -(torch.arange(dim // 2, dtype=torch.float64, device=device) / (dim / 2))
+def edge(count: int, span: float) -> float:
+    """The coordinate of the last of `count` cells' centres in [-span, span]."""
+    return span * (count - 1) / count
+
+
+def waves(places: Tensor, dim: int) -> Tensor:
+    """Coordinates [n] -> float64 [n, dim]: sines, then cosines."""
+    omega = OMEGA ** -(torch.arange(dim // 2, dtype=torch.float64, device=places.device) / (dim / 2))
     angles = places[:, None] * omega
-    return (torch.cat((angles.sin(), angles.cos()), dim=1) * GAIN).float()
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
