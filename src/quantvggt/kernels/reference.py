@@ -22,6 +22,7 @@ from quantvggt.kernels.contract import (
     RotateQuantize,
     Step,
 )
+from quantvggt.kernels.shown import shown
 
 MOST_SCORES = 1 << 22  # of attention with 8-bit queries and keys, at once
 
@@ -160,10 +161,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     """Softmax and values of q, k, v [B, h, N, d], thinned out by `seen`; a frame at a time, so no mask is large."""
     if seen is None or len(seen) >= q.shape[2]:
         return F.scaled_dot_product_attention(q, k, v)
-    places = torch.nonzero(seen > -math.inf)[:, 0]
+    places, weights = shown(seen)
     own_k, own_v = k.unflatten(2, (-1, len(seen))), v.unflatten(2, (-1, len(seen)))
     shared_k, shared_v = (x[:, :, :, places].flatten(2, 3) for x in (own_k, own_v))
-    frames, weights = own_k.shape[2], seen[places].to(q.dtype)
+    frames, weights = own_k.shape[2], weights.to(q.dtype)
     outputs = []
     for frame, queries in enumerate(q.unflatten(2, (frames, -1)).unbind(2)):
         others = weights.repeat(frames, 1)

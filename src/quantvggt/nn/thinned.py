@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from quantvggt.kernels.shown import moved
+
 STRIDE = 2
 """Of what is called fast. Every fourth patch, so up to four times quicker."""
 
@@ -20,8 +22,13 @@ STRIDE = 2
 def seen_by_others(tokens: int, special: int, columns: int, stride: int, device: torch.device) -> Tensor:
     """`seen` of `kernels.contract.Attention` for frames of so many tokens, `special` ones and then rows of `columns`
     patches, of which the others see each `stride`-th in both directions: float32 [tokens]."""
+    with torch.inference_mode(False):
+        return moved(_seen(tokens, special, columns, stride), device)
+
+
+def _seen(tokens: int, special: int, columns: int, stride: int) -> Tensor:
     kept = torch.zeros((tokens - special) // columns, columns, dtype=torch.bool)
     kept[::stride, ::stride] = True
     weight = math.log(kept.numel() / int(kept.sum()))
     patches = torch.full(kept.shape, -math.inf).masked_fill(kept, weight)
-    return torch.cat((torch.zeros(special), patches.flatten())).to(device)
+    return torch.cat((torch.zeros(special), patches.flatten()))

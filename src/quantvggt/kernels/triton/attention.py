@@ -17,6 +17,8 @@ PRIORITY = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+MASKED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
+"""Of thinned attention: flash attention takes no mask, and cuDNN's has been wrong with some in several releases."""
 ROWS = 32
 WARPS = 4
 
@@ -58,7 +60,8 @@ def attend(step: Attention, prepared: Tensor | None) -> Tensor:
     q, k, v = step.qkv.unflatten(-1, (3, step.num_heads, -1)).unbind(2)
     if prepared is not None:
         q, k = prepared.unbind(0)
-    with sdpa_kernel(priority(), set_priority=True):
+    masked = step.seen is not None and len(step.seen) < step.qkv.shape[1]
+    with sdpa_kernel(MASKED if masked else priority(), set_priority=True):
         y = reference.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), step.seen)
     return y.transpose(1, 2).flatten(2)
 

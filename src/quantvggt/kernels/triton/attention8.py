@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quantvggt.kernels.contract import Attention
+from quantvggt.kernels.shown import shown
 from quantvggt.kernels.triton import attention
 from quantvggt.kernels.triton.launch import Launch
 from quantvggt.kernels.triton.prologue import in_8_bits, scale_of
@@ -84,7 +85,7 @@ def shared(step: Attention, keys: Tensor, scales: Tensor) -> Shared:
     batch, n, _ = step.qkv.shape
     if step.seen is None or len(step.seen) >= n:
         return Shared()
-    places = torch.nonzero(step.seen > -math.inf)[:, 0]  # the one thing here that waits for the GPU
+    places, weights = shown(step.seen)
     if not len(places):
         return Shared()
     frames = n // len(step.seen)
@@ -93,7 +94,7 @@ def shared(step: Attention, keys: Tensor, scales: Tensor) -> Shared:
     def of_all_frames(x: Tensor) -> Tensor:
         return x.unflatten(2, (frames, -1)).index_select(3, places).flatten(2, 3)
 
-    weights = (step.seen[places] * math.log2(math.e)).repeat(frames)
+    weights = (weights * math.log2(math.e)).repeat(frames)
     return Shared(of_all_frames(keys), of_all_frames(scales), of_all_frames(values), weights, len(places))
 
 

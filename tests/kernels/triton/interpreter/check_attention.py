@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -61,6 +63,27 @@ def test_norms_of_the_model_s_type(generator):
 def test_thinned_out(generator):
     args = call(generator, 2, 3, 17, 2, 64, torch.bfloat16)
     check(args | {"seen": seen_by_others(17, 5, 4, 2, torch.device("cpu"))})
+
+
+def test_thinned_out_goes_where_a_mask_may(generator, monkeypatch):
+    """Each of PyTorch's that may be taken has to take one; on a GPU flash attention has none."""
+    from quantvggt.kernels.triton import attention as module
+
+    asked = []
+
+    def record(backends, set_priority):
+        asked.append(backends)
+        return nullcontext()
+
+    monkeypatch.setattr(module, "sdpa_kernel", record)
+    args = call(generator, 1, 2, 17, 1, 64, torch.bfloat16)
+    seen = seen_by_others(17, 5, 4, 2, torch.device("cpu"))
+    attention(**args)
+    attention(**args, seen=seen)
+    attention(**call(generator, 1, 1, 17, 1, 64, torch.bfloat16), seen=seen)  # one frame: nothing is thinned out
+    assert asked == [module.PRIORITY, module.MASKED, module.PRIORITY]
+    assert module.SDPBackend.FLASH_ATTENTION not in module.MASKED
+    assert module.MASKED[0] is module.SDPBackend.EFFICIENT_ATTENTION
 
 
 def test_flash_attention_that_somebody_activated_comes_first(monkeypatch):
