@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantvggt.core import memory
-from quantvggt.core.memory import cap_gpu, gpu_available_bytes
+from quantvggt.core.memory import cap_gpu, gpu_available_bytes, process_peak_bytes
 
 GIB = 2**30
 
@@ -19,7 +19,12 @@ def gpu(monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: fractions.append(share))
+
+    def cap(share, device):
+        if torch.cuda.memory._get_device_index(device) is not None:  # as PyTorch's own: an error for one without
+            fractions.append(share)
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", cap)
     return fractions
 
 
@@ -38,3 +43,9 @@ def test_a_cap_above_all_there_is_limits_nothing(gpu):
     cap_gpu("cuda", 100 * GIB)
     assert gpu == [1.0]
     assert gpu_available_bytes("cuda") == 21 * GIB
+
+
+def test_the_peak_is_that_of_the_gpu_that_works(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {"cuda:1": 5, "cuda": 3}.__getitem__)
+    assert process_peak_bytes("cuda:1", 0) == 5
+    assert process_peak_bytes("cuda", 0) == 3

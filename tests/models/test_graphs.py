@@ -27,6 +27,10 @@ FAMILIES = {
 }
 
 
+WAITING = ("local_scalar", "nonzero", "unique", "masked_select")
+"""Ops whose result the host has to know: a number, or a shape."""
+
+
 class Recorder(TorchDispatchMode):
     """In place of torch.cuda.CUDAGraph."""
 
@@ -38,7 +42,7 @@ class Recorder(TorchDispatchMode):
         Recorder.made += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert "local_scalar" not in str(func), "the host would wait for the GPU"
+        assert not any(name in str(func) for name in WAITING), "the host would wait for the GPU"
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, out))
         return out
@@ -53,7 +57,7 @@ class Recorder(TorchDispatchMode):
 
 
 @contextmanager
-def capturing(recorder):
+def capturing(recorder, device):
     with recorder:
         yield
 
@@ -69,7 +73,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(graphs, "gpu_available_bytes", lambda device: 10**12)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorder)
-    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(graphs, "capture", capturing)
     yield lambda: Recorder.made
     graphs._kept.clear()
 
@@ -171,11 +175,11 @@ def test_who_gets_no_graph(gpu, model, monkeypatch, why):
 
 def test_a_capture_that_fails_is_told_once_and_costs_nothing(gpu, model, monkeypatch):
     @contextmanager
-    def failing(recorder):
+    def failing(recorder, device):
         yield
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might")
 
-    monkeypatch.setattr(torch.cuda, "graph", failing)
+    monkeypatch.setattr(graphs, "capture", failing)
     own = copy.deepcopy(model)
     two, three = clips(1)[0], clips(1, frames=3)[0]
     with torch.inference_mode():
@@ -242,7 +246,7 @@ class Boundaries(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         values = [x for x in tree_iter((args, kwargs, out)) if isinstance(x, torch.Tensor)]
-        if len({x.device.type for x in values}) > 1 or "local_scalar" in str(func):
+        if len({x.device.type for x in values}) > 1 or any(name in str(func) for name in WAITING):
             self.found.append(str(func))
         return out
 
@@ -260,15 +264,30 @@ class FromNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("attention", ["exact", "fast"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_trunks_stay_on_the_gpu(family):
-    """The meta device stands for the GPU."""
+def test_trunks_stay_on_the_gpu(family, attention):
+    """The meta device stands for the GPU. What is kept of a shape, its first pass brings there."""
     small = qv.quantize(FAMILIES[family](), "w4a8", "rtn", progress=False).to("meta")
+    small.attention = attention
     images = torch.empty(1, 2, 3, 2 * small.patch_size, 3 * small.patch_size, device="meta")
     found = []
-    with torch.inference_mode(), Boundaries(found), FromNumbers(found):
+    with torch.inference_mode():
         small.encode(images)
+        with Boundaries(found), FromNumbers(found):
+            small.encode(images)
     assert found == []
+
+
+def test_thinned_attention_is_captured_too(gpu, model):
+    own = copy.deepcopy(model)
+    own.attention = "fast"
+    with torch.inference_mode():
+        shown = clips(4)
+        expected = [own.read(own.encode(images), images) for images in shown]
+        for images, each in zip(shown, expected, strict=True):
+            same(own.answers(images), each)
+    assert gpu() == 1
 
 
 def test_a_quantized_block_compiles_whole_with_the_same_bits(model):

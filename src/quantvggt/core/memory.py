@@ -43,7 +43,7 @@ def resident_bytes() -> int:
 def process_peak_bytes(device: str, bare: int) -> int:
     """The most this process ever held: of a GPU's memory if it works there, else resident above `bare`."""
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():
         return _field(_STATUS, "VmHWM") - bare
     unit = 1 if sys.platform == "darwin" else 1024
@@ -61,17 +61,18 @@ def gpu_available_bytes(device: str | torch.device) -> int:
     that `cap_gpu` set."""
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_allocated(device)
-    return min(free + torch.cuda.memory_reserved(device) - held, _caps.get(_index(device), total) - held)
+    return min(free + torch.cuda.memory_reserved(device) - held, _caps.get(gpu_index(device), total) - held)
 
 
 def cap_gpu(device: str | torch.device, most: int) -> None:
     """From now on PyTorch gives this process `most` bytes of that GPU, and torch.OutOfMemoryError for more."""
-    total = torch.cuda.mem_get_info(device)[1]
-    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device)
-    _caps[_index(device)] = most
+    index, total = gpu_index(device), torch.cuda.mem_get_info(device)[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), index)
+    _caps[index] = most
 
 
-def _index(device: str | torch.device) -> int:
+def gpu_index(device: str | torch.device) -> int:
+    """Its number; that of the current one where the device has none, which not all of torch.cuda takes."""
     index = torch.device(device).index
     return torch.cuda.current_device() if index is None else index
 

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from quantvggt.core.errors import QuantVGGTError
 from quantvggt.core.memory import gpu_available_bytes
 from quantvggt.kernels import registry
+from quantvggt.kernels.triton.capture import capture
 
 if TYPE_CHECKING:
     from quantvggt.models.family import Model
@@ -147,7 +148,7 @@ def _capture(model: "Model", images: Tensor, features: Any) -> Pass:
     """Raises an error of any kind if it can't be done, or doesn't give these images' features."""
     static = images * 0.5  # others than these, so that what wasn't read from `static` would show
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capture(graph, images.device):
         features_there = model.encode(static)
     made = Pass(graph, static, features_there, [dict(vars(module)) for module in model.modules()])
     for got, expected in zip(tree_leaves(made.run(images)), tree_leaves(features), strict=True):

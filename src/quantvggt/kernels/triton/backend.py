@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantvggt.core.memory import gpu_index
 from quantvggt.kernels.contract import Attention, Backend, IntLinear, RotateQuantize
 from quantvggt.kernels.triton import proof, tuned
 from quantvggt.kernels.triton.launch import on
@@ -38,8 +39,7 @@ class TritonBackend(Backend):
             return False, "NVIDIA GPUs only"
         if not torch.cuda.is_available():
             return False, "PyTorch finds no GPU here"
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return _usable(self, index)
+        return _usable(self, gpu_index(device))
 
     def chip(self, device: torch.device) -> Chip:
         return tuned.chip(device)

@@ -19,6 +19,7 @@ import torch
 from quantvggt.core.cache import cache_folder
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file, read_json
+from quantvggt.core.memory import gpu_index
 from quantvggt.kernels.triton import tiles
 from quantvggt.kernels.triton.tiles import CANDIDATES, INTERPRETED, ROWS, Chip, Shape, Tile, chip_of
 
@@ -28,9 +29,7 @@ SOURCES = ("linear.py", "launch.py")
 
 def chip(device: torch.device) -> Chip:
     """What is known of the GPU, or of Triton's interpreter, and the tiles that were tried out there."""
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    return _chip(device)
+    return _chip(torch.device("cuda", gpu_index(device)) if device.type == "cuda" else device)
 
 
 def file_of(device: torch.device) -> Path | None:
