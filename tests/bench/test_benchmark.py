@@ -1,5 +1,7 @@
 """The benchmark's baselines compute what they should, and its rows say what happened."""
 
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 import quantvggt as qv
-from quantvggt.bench import run
+from quantvggt.bench import run, worker
 from quantvggt.bench.run import Setting, Side, benchmark, format_rows
 from quantvggt.bench.sides import open_side
 from quantvggt.core.errors import InputError
@@ -158,6 +160,35 @@ def test_no_two_sides_are_alive_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert events == 3 * [*ours, *(event.replace("x", "float-compiled") for event in theirs)]
     assert (row["latency_s"], row["baseline_latency_s"]) == (3 + 8, 7 + 8)
     assert row["peak_bytes"] == 3 + 16
+
+
+def test_on_a_gpu_passes_are_warmed_up_until_they_may_be_graphs() -> None:
+    """Which start with a shape's third pass."""
+    for side in ("w4a4", "published-bf16", "float-compiled"):
+        assert run.warm_ups(side, 5, "cuda:1") == [5, 5]
+    assert run.warm_ups("w4a4", 5, "cpu") == [run.WARM_UP]
+    assert run.warm_ups("float-compiled", 5, "cpu") == [5]
+
+
+def test_a_worker_s_time_ends_when_its_gpu_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Any] = []
+
+    def clock() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    task = {"side": "w4a4", "source": {}, "device": "cuda:1", "threads": 1, "height": 14, "width": 28}
+    lines = [json.dumps({**task, "attention_bits": 16}) + "\n", "3\n"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
+    monkeypatch.setattr(sys, "stdout", answers := io.StringIO())
+    monkeypatch.setattr(worker, "open_side", lambda *what: lambda images: events.append(tuple(images.shape)))
+    monkeypatch.setattr(worker, "process_peak_bytes", lambda device, bare: {"cuda:1": 7}[device])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append(device))
+    monkeypatch.setattr(worker.time, "perf_counter", clock)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    worker.main()
+    assert events[2:] == ["clock", (1, 3, 3, 14, 28), "cuda:1", "clock"]
+    assert json.loads(answers.getvalue().splitlines()[1])["peak_bytes"] == 7
 
 
 class Interrupted:

@@ -33,7 +33,7 @@ OTHERS_BYTES_PER_PIXEL = 1000
 BYTES_PER_PIXEL_BEYOND = 1500
 # Autocast keeps bfloat16 copies of float32 weights; torchao quantizes beside the model.
 COPIES = {"published-bf16": 1.5, "torchao": 2.25, "torchao-compiled": 2.25}
-WARM_UP = 1  # frames
+WARM_UP = 1  # frames, on a CPU
 
 Row = dict[str, Any]
 
@@ -199,13 +199,22 @@ def _compare(
 
 
 def _turn(side: Side, frames: int, setting: Setting) -> dict[str, Any] | str:
-    """What the worker says of one forward pass after a smaller one, or why there is none."""
+    """What the worker says of one forward pass after those that warm it up, or why there is none."""
     process = Process(side, setting)
     try:
-        process.run(frames if "compiled" in side.name else WARM_UP)
+        for count in warm_ups(side.name, frames, setting.device):
+            process.run(count)
         return process.run(frames) or process.reason or "it gave no answer"
     finally:
         process.close()
+
+
+def warm_ups(side: str, frames: int, device: str) -> list[int]:
+    """The frames of the passes before the one that is timed. On a GPU as many as then, because kernels are chosen and
+    compiled by shape; twice, because the second pass is the one that CUDA graphs are captured from (`models.graphs`)."""
+    if device.startswith("cuda"):
+        return [frames, frames]
+    return [frames if "compiled" in side else WARM_UP]
 
 
 def _row(

@@ -39,7 +39,7 @@ def main() -> None:
             start = time.perf_counter()
             forward(images)
             if task["device"].startswith("cuda"):
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(task["device"])
             answer(seconds=time.perf_counter() - start, peak_bytes=process_peak_bytes(task["device"], bare))
     except Exception as error:  # said to the parent, whatever it is
         answer(error=f"{type(error).__name__}: {error}".splitlines()[0])
