@@ -1,10 +1,12 @@
 """Which of other frames' patches a token sees, for how many each counts, and models that attend so."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import quantvggt as qv
-from da3_recorded import sane_model
+from da3_recorded import SMALLEST, sane_model, seeded_model
 from pi3_models import CONFIG, CONFIG_X, sane_pi3
 from quantvggt.core.errors import InputError
 from quantvggt.nn.block import Attention
@@ -60,6 +62,31 @@ def test_a_model_of_any_family_attends_fast_or_exactly(family: str) -> None:
     torch.testing.assert_close(tokens(images), exact)
     with pytest.raises(InputError, match="unknown attention 'quick'; use one of: exact, fast"):
         model.attention = "quick"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_families_that_say_so_tell_their_layers_the_columns(family: str) -> None:
+    model = FAMILIES[family]()
+    model.encode(torch.rand(1, 2, 3, 2 * model.patch_size, 3 * model.patch_size))
+    layers = model._global_attention()
+    assert model.tells_columns
+    assert {layer.columns for layer in layers} == {3}
+
+
+def test_what_can_not_be_thinned_out_says_so() -> None:
+    model = tiny_model()
+    model.__class__ = type("Silent", (type(model),), {"tells_columns": False})
+    for ask, value in (("attention", "fast"), ("attention_bits", 8)):
+        with pytest.raises(InputError, match=r"models of family vggt .*how many patches make a row"):
+            setattr(model, ask, value)
+    model.attention, model.attention_bits = "exact", 16
+    one_by_one = seeded_model(replace(SMALLEST, start=SMALLEST.depth))
+    with pytest.raises(InputError, match="this model of family da3 has no global attention to be thinned out"):
+        one_by_one.attention = "fast"
+    with pytest.raises(InputError, match="this model of family da3 has no global attention with 8-bit"):
+        one_by_one.attention_bits = 8
+    one_by_one.attention, one_by_one.attention_bits = "exact", 16
 
 
 @torch.inference_mode()

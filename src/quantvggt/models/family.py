@@ -111,6 +111,9 @@ class Model(nn.Module, ABC):
     """How pictures are fitted to it: a mode of `scenes.preprocess`."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Those fields of `Given` that it makes use of."""
+    tells_columns: ClassVar[bool] = False
+    """Does `encode` tell its layers how many patches make a row (`nn.quant_linear.mark_frames` with `columns`)? Without
+    that global attention is exact, in 16 bits."""
     aliases: ClassVar[Mapping[str, str]] = {}
     """Names that files may hold for a tensor a second time, and the one that it has here."""
 
@@ -270,10 +273,10 @@ class Model(nn.Module, ABC):
 
     @attention.setter
     def attention(self, kind: str) -> None:
-        """Raises InputError if there is none of that name."""
+        """Raises InputError if there is none of that name, or this model's can't be thinned out."""
         if kind not in ATTENTION:
             raise InputError(f"unknown attention {kind!r}; use one of: {', '.join(ATTENTION)}")
-        for layer in self._global_attention():
+        for layer in self._global_attention("to be thinned out" if ATTENTION[kind] > 1 else None):
             layer.stride = ATTENTION[kind]
 
     @property
@@ -285,20 +288,24 @@ class Model(nn.Module, ABC):
 
     @attention_bits.setter
     def attention_bits(self, bits: int) -> None:
-        """Raises InputError if it is neither, or no attention of this family could be in 8 bits."""
+        """Raises InputError if it is neither, or no attention of this model could be in 8 bits."""
         if bits not in SCORE_BITS:
             raise InputError(f"attention_bits is 16 or 8, not {bits!r}")
-        layers = self._global_attention()
-        if bits != 16 and not layers:
-            raise InputError(
-                f"models of family {self.config.family} have no global attention with {bits}-bit queries and keys"
-            )
-        for layer in layers:
+        for layer in self._global_attention(f"with {bits}-bit queries and keys" if bits != 16 else None):
             layer.score_bits = int(bits)
 
-    def _global_attention(self) -> list[Attention]:
+    def _global_attention(self, wanted: str | None = None) -> list[Attention]:
+        """Raises InputError if something is wanted of it that it can't do."""
         blocks = (self.get_submodule(place.name) for place in self.trunk.places if place.kind == "global")
-        return [layer for block in blocks for layer in block.modules() if isinstance(layer, Attention)]
+        layers = [layer for block in blocks for layer in block.modules() if isinstance(layer, Attention)]
+        if wanted and not layers:
+            raise InputError(f"this model of family {self.config.family} has no global attention {wanted}")
+        if wanted and not self.tells_columns:
+            raise InputError(
+                f"models of family {self.config.family} have no global attention {wanted}: they don't tell their "
+                "layers how many patches make a row (Model.tells_columns)"
+            )
+        return layers
 
     @property
     def switches(self) -> tuple[object, ...]:

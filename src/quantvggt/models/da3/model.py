@@ -47,6 +47,7 @@ class DA3(Model):
     preprocessing = "longest"
     takes = frozenset({"extrinsics", "intrinsics"})
     aliases = ALIASES
+    tells_columns = True
 
     def __init__(self, config: DA3Config) -> None:
         super().__init__(config)

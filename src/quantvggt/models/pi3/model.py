@@ -40,6 +40,7 @@ class Pi3(Model):
     image_mean: Tensor
     image_std: Tensor
     preprocessing = "area"
+    tells_columns = True
     heads = ("camera", "depth", "point")
     metric: ClassVar[bool] = False
     """Does it know how large the world is?"""

@@ -51,6 +51,7 @@ class VGGT(Model):
     """See `forward`."""
 
     config: VGGTConfig
+    tells_columns = True
 
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__(config)
