@@ -211,7 +211,7 @@ def _turn(side: Side, frames: int, setting: Setting) -> dict[str, Any] | str:
 
 def warm_ups(side: str, frames: int, device: str) -> list[int]:
     """The frames of the passes before the one that is timed. On a GPU as many as then, because kernels are chosen and
-    compiled by shape; twice, because the second pass is the one that CUDA graphs are captured from (`models.graphs`)."""
+    compiled by shape, and twice, because a CUDA graph is captured after the second (`models.graphs`)."""
     if device.startswith("cuda"):
         return [frames, frames]
     return [frames if "compiled" in side else WARM_UP]

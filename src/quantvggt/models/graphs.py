@@ -100,6 +100,12 @@ def encode(model: "Model", images: Tensor) -> Any:
         return features
 
 
+def captured(model: "Model") -> int:
+    """How many of its passes are replayed."""
+    kept = _kept.get(model)
+    return 0 if kept is None else sum(made is not None for made in kept.passes.values())
+
+
 def _pays(model: "Model", images: Tensor) -> bool:
     """Is it a GPU that waits for launches, and nobody who has to see each of them?"""
     frames, height, width = images.shape[0] * images.shape[1], *images.shape[-2:]

@@ -119,9 +119,9 @@ def test_a_graph_is_captured_on_a_stream_of_its_gpu(play):
 def test_one_that_fails_leaves_stream_and_allocator_as_they_were(play, refuses, cleans):
     """Whether the driver refuses it, or what is captured raises an error."""
     gpus = play(refuses=refuses, cleans=cleans)
-    with pytest.raises(RuntimeError, match="previous error during capture" if refuses else "of its own"):
-        with capture(Graph(gpus), GPU):
-            raise RuntimeError("of its own")
+    reason = "previous error during capture" if refuses else "of its own"
+    with pytest.raises(RuntimeError, match=reason), capture(Graph(gpus), GPU):
+        raise RuntimeError("of its own")
     assert gpus.streams == ["default 0", "default 1"]
     assert (gpus.recording, gpus.held) == ([], [])
 
@@ -129,9 +129,13 @@ def test_one_that_fails_leaves_stream_and_allocator_as_they_were(play, refuses, 
 def test_waiting_is_an_error_only_inside(play):
     gpus = play()
     gpus.mode = 1
-    with pytest.raises(RuntimeError), without_waiting(GPU):
+
+    def wait():
         assert gpus.mode == "error"
         raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"), without_waiting(GPU):
+        wait()
     assert gpus.mode == 1
     with without_waiting(torch.device("cpu")):
         assert gpus.mode == 1
