@@ -8,8 +8,8 @@ soon as there is one, and a line that is there already, from the same GPU and so
 was cut off goes on. A side that fails leaves a line with its error. Models are VGGT-1B with seeded weights, frames
 518x392; everything is shared with `quantvggt benchmark` (`bench.sides`), the published way too.
 
-    correctness  every kernel, and PyTorch's float8 product, at VGGT's shapes against float64; does a small trunk, warmed
-                 up, ever wait for the GPU, and is it replayed as a CUDA graph?
+    correctness  every kernel, and PyTorch's float8 product, at VGGT's shapes against float64; does a small trunk,
+                 warmed up, ever wait for the GPU, and is it replayed as a CUDA graph?
     kernels      TOP/s and GB/s without launches (CUDA graphs); ceilings are cuBLASLt's int8 (torch._int_mm) and
                  bfloat16 products, a copy, PyTorch's attention by each of its backends, with which that with 8-bit
                  queries and keys and that thinned out are to be compared; low-rank branches, whose own operations

@@ -285,6 +285,8 @@ def test_what_it_lacks_is_said(toy: Toy, tmp_path: Path) -> None:
     assert qv.load(folder, dtype="auto").products is None
     with pytest.raises(InputError, match="needs a model with a point head, this one has none"):
         qv.reconstruct(toy, CLIPS[0], points="pointmap")
+    with pytest.raises(InputError, match="family toy have no global attention to be thinned out: they don't tell"):
+        toy.attention = "fast"
     FAMILIES.pop("toy")
     with pytest.raises(InputError, match=r"unknown model family 'toy'; this release knows vggt"):
         qv.load(folder)

@@ -264,11 +264,11 @@ class FromNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("attention", ["exact", "fast"])
+@pytest.mark.parametrize(("scheme", "attention"), [("w4a8", "exact"), ("w4a8", "fast"), ("w8a8-fp8", "exact")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_trunks_stay_on_the_gpu(family, attention):
+def test_trunks_stay_on_the_gpu(family, scheme, attention):
     """The meta device stands for the GPU. What is kept of a shape, its first pass brings there."""
-    small = qv.quantize(FAMILIES[family](), "w4a8", "rtn", progress=False).to("meta")
+    small = qv.quantize(FAMILIES[family](), scheme, "rtn", progress=False).to("meta")
     small.attention = attention
     images = torch.empty(1, 2, 3, 2 * small.patch_size, 3 * small.patch_size, device="meta")
     found = []

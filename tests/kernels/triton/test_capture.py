@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quantvggt.kernels.triton import capture as module
+from quantvggt.kernels.triton import tune
 from quantvggt.kernels.triton.capture import capture, without_waiting
 
 GPU = torch.device("cuda", 1)
@@ -139,3 +140,18 @@ def test_waiting_is_an_error_only_inside(play):
     assert gpus.mode == 1
     with without_waiting(torch.device("cpu")):
         assert gpus.mode == 1
+
+
+def test_what_would_spoil_a_capture_is_found_before_it_begins(play, monkeypatch):
+    gpus, calls = play(), []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: calls.append("graph"))
+
+    def wait():
+        calls.append(gpus.mode)
+        if gpus.mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        tune.seconds(wait, GPU)
+    assert calls == [0, "error"]
