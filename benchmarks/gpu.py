@@ -103,7 +103,7 @@ class Sizes:
 
 
 FULL = Sizes(VGGTConfig.vggt_1b(), DINO, SITES, 392, 518, (2, 20, 80), (2, 20), 5)
-SMALL = Sizes(TINY, TINY, {"qkv": (64, 192), "fc2": (256, 64)}, 28, 28, (1,), (1,), 1, (2,), (1, 2))
+SMALL = Sizes(TINY, TINY, {"qkv": (64, 192), "fc2": (256, 64)}, 28, 28, (1,), (2,), 1, (2,), (1, 2))
 
 
 class Results:
@@ -608,6 +608,8 @@ def _memory(bench: Bench, reset: bool = False) -> int | None:
 
 def each_side(sides: Iterable[str], part: str, argv: list[str], results: Results) -> None:
     """In processes of their own: the published way changes what others share, and a limit on memory is for good."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the parts before held
     for side in sides:
         code = subprocess.run([sys.executable, __file__, *argv, "--part", part, "--side", side], check=False).returncode
         if code:
