@@ -4,14 +4,12 @@ import ctypes
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from quantvggt.kernels.cpu import build, paths
-from quantvggt.kernels.cpu.structs import STRUCTS
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 PATHS = (*build.ARM_FLAGS, "portable")
@@ -51,20 +49,17 @@ def backend(kind: type[paths.CpuPath], path: str, program: Path, monkeypatch: py
         def available(self, device: torch.device) -> tuple[bool, str]:
             return device.type == "cpu", "under qemu"
 
-        def _call(self, **fields: Any) -> None:
-            args = STRUCTS[self.STRUCT](threads=torch.get_num_threads(), **fields)
-            _run(program, f"{self.path}_{self.OP}", args)
+        def _call(self, *fields: int | float) -> None:
+            _run(program, f"{self.path}_{self.OP}", self.STRUCT.from_buffer_copy(self._pack(*fields)))
             _given.clear()
 
-    monkeypatch.setattr(paths, "_address", _address)
+    monkeypatch.setattr(paths, "_addresses", _addresses)
     return OnArm(path)
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    if tensor is None:
-        return None
-    _given[tensor.data_ptr()] = tensor
-    return tensor.data_ptr()
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    _given.update({tensor.data_ptr(): tensor for tensor in tensors if tensor is not None})
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def _run(program: Path, function: str, args: ctypes.Structure) -> None:

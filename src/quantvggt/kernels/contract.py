@@ -5,7 +5,6 @@ Its tensors are strided, contiguous and on one device; vectors are flat. Anythin
 """
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,8 +18,10 @@ from quantvggt.core.packing import packed_width
 from quantvggt.core.rotation import inner_order
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FLOAT32, INT8 = (torch.float32,), (torch.int8,)
 RANKS = (16, 32, 64)  # of a low-rank branch
 SCORE_BITS = (16, 8)  # of queries and keys
+LARGEST = torch.finfo(torch.float32).max
 MOST_CHANNELS = (1 << 17) - 1  # of an integer product: 2^17 times (-128)^2 doesn't fit into 32 bits
 
 
@@ -70,27 +71,26 @@ class RotateQuantize:
         if x.dtype is torch.float64:
             x = x.float()
         _set(self, "x", x)
-        k = x.shape[-1]
-        for name in ("smooth", "shift", "presmooth"):
-            _vector(self, name, (torch.float32,), k, x.device)
-        _vector(self, "clip", (torch.float32,), 2, x.device)
-        _vector(self, "signs", (torch.int8,), k, x.device)
+        k, device = x.shape[-1], x.device
+        _vectors(self, ("smooth", "shift", "presmooth"), FLOAT32, k, device)
+        _vectors(self, ("clip",), FLOAT32, 2, device)
         if self.signs is not None:
+            _vectors(self, ("signs",), INT8, k, device)
             inner_order(int(k))  # a graph of any size has a number here, too
-        _vector(self, "norm_weight", FLOATS, k, x.device, torch.float32)
-        _vector(self, "norm_bias", FLOATS, k, x.device, torch.float32)
-        if self.norm_bias is not None and self.norm_weight is None:
+        if self.norm_weight is not None:
+            _vectors(self, ("norm_weight", "norm_bias"), FLOATS, k, device)
+        elif self.norm_bias is not None:
             raise InputError("norm_bias comes with a norm_weight only")
         if (self.basis is None) != (self.basis_scale is None):
             raise InputError("basis and basis_scale are both given or both None")
         if self.basis is not None:
-            basis = _tensor("basis", self.basis, (torch.int8,), x.device)
+            basis = _tensor("basis", self.basis, INT8, device)
             if basis.ndim != 2 or basis.shape[0] != k or basis.shape[1] not in RANKS:
                 raise InputError(f"basis for {k} channels is [{k}, R], R one of {RANKS}, not {list(basis.shape)}")
             if k > MOST_CHANNELS:
                 raise InputError(f"x with a basis has up to {MOST_CHANNELS} channels, not {k}")
             _set(self, "basis", basis)
-            _vector(self, "basis_scale", (torch.float32,), 1, x.device)
+            _vectors(self, ("basis_scale",), FLOAT32, 1, device)
         _eps("norm_eps", self.norm_eps)
         _flag("asymmetric", self.asymmetric)
         _integer("bits", self.bits, 2, 8)
@@ -113,8 +113,9 @@ class RotateQuantize:
     def empty(self) -> tuple[Tensor, Tensor]:
         """Room for the result."""
         x, rank = self.x, self.rank
-        q = x.new_empty((*x.shape[:-1], x.shape[-1] + rank), dtype=torch.int8)
-        return q, x.new_empty((*x.shape[:-1], 2 if rank else 1), dtype=torch.float32)
+        *rows, k = x.shape
+        q = x.new_empty((*rows, k + rank), dtype=torch.int8)
+        return q, x.new_empty((*rows, 2 if rank else 1), dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -146,35 +147,36 @@ class IntLinear:
     branch_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
-        q = _tensor("q", self.q, (torch.int8,))
-        if (self.branch is None) != (self.branch_scale is None):
+        q, branch, rank = _tensor("q", self.q, INT8), self.branch, 0
+        device = q.device
+        if (branch is None) != (self.branch_scale is None):
             raise InputError("branch and branch_scale are both given or both None")
-        if self.branch is not None:
-            branch = _tensor("branch", self.branch, (torch.int8,), q.device)
+        if branch is not None:
+            branch = _tensor("branch", branch, INT8, device)
             if branch.ndim != 2 or branch.shape[1] not in RANKS:
                 raise InputError(f"branch is [N, R], R one of {RANKS}, not {list(branch.shape)}")
             _set(self, "branch", branch)
-        if q.ndim == 0 or not 1 <= q.shape[-1] - self.rank <= MOST_CHANNELS:
-            words = f"K + {self.rank}" if self.rank else "K"
+            rank = branch.shape[1]
+        if q.ndim == 0 or not 1 <= q.shape[-1] - rank <= MOST_CHANNELS:
+            words = f"K + {rank}" if rank else "K"
             raise InputError(f"q is [.., {words}] with K from 1 to {MOST_CHANNELS} channels, not {list(q.shape)}")
         _set(self, "q", q)
-        k = q.shape[-1] - self.rank
-        weight = _tensor("weight", self.weight, (torch.int8, torch.int32), q.device)
-        _fitting_weight(weight, k)
+        width = q.shape[-1]
+        weight = _tensor("weight", self.weight, (torch.int8, torch.int32), device)
+        _fitting_weight(weight, width - rank)
         _set(self, "weight", weight)
-        n = weight.shape[0]
-        rows = q.numel() // q.shape[-1]
-        _vector(self, "row_scale", (torch.float32,), 2 * rows if self.rank else rows, q.device, optional=False)
-        _vector(self, "weight_scale", (torch.float32,), n, q.device, optional=False)
-        if self.branch is not None and len(self.branch) != n:
-            raise InputError(f"branch has {len(self.branch)} rows; {n} are needed")
-        _vector(self, "branch_scale", (torch.float32,), n, q.device)
-        _vector(self, "bias", FLOATS, n, q.device, torch.float32)
-        _vector(self, "gain", FLOATS, n, q.device, torch.float32)
+        n, rows = weight.shape[0], q.numel() // width
+        _vectors(self, ("row_scale",), FLOAT32, 2 * rows if rank else rows, device, optional=False)
+        _vectors(self, ("weight_scale",), FLOAT32, n, device, optional=False)
+        if branch is not None:
+            if len(branch) != n:
+                raise InputError(f"branch has {len(branch)} rows; {n} are needed")
+            _vectors(self, ("branch_scale",), FLOAT32, n, device)
+        _vectors(self, ("bias", "gain"), FLOATS, n, device)
         _flag("gelu", self.gelu)
         _out_dtype(self.out_dtype)
         if self.residual is not None:
-            residual = _tensor("residual", self.residual, FLOATS, q.device)
+            residual = _tensor("residual", self.residual, FLOATS, device)
             shape = (*q.shape[:-1], n)
             if residual.shape != shape:
                 raise InputError(
@@ -235,7 +237,7 @@ class DequantizeWeight:
         _integer("channels", self.channels, 1, (1 << 31) - 1)
         _fitting_weight(weight, self.channels)
         _set(self, "weight", weight)
-        _vector(self, "weight_scale", (torch.float32,), weight.shape[0], weight.device, optional=False)
+        _vectors(self, ("weight_scale",), FLOAT32, weight.shape[0], weight.device, optional=False)
         _out_dtype(self.out_dtype)
         if self.inputs is not None:
             _integer("inputs", self.inputs, 1, self.channels)
@@ -283,9 +285,9 @@ class Float8Linear:
         if weight.ndim != 2 or weight.shape[1] != k:
             raise InputError(f"a weight for {k} channels is [N, {k}], not {list(weight.shape)}")
         _set(self, "weight", weight)
-        _vector(self, "row_scale", (torch.float32,), q.numel() // k, q.device, optional=False)
-        _vector(self, "weight_scale", (torch.float32,), weight.shape[0], q.device, optional=False)
-        _vector(self, "bias", FLOATS, weight.shape[0], q.device, torch.float32)
+        _vectors(self, ("row_scale",), FLOAT32, q.numel() // k, q.device, optional=False)
+        _vectors(self, ("weight_scale",), FLOAT32, weight.shape[0], q.device, optional=False)
+        _vectors(self, ("bias",), FLOATS, weight.shape[0], q.device)
         _out_dtype(self.out_dtype)
 
     @property
@@ -336,8 +338,7 @@ class Attention:
             raise InputError(f"attention with {heads} heads takes [B, N, 3 h d], got {list(qkv.shape)}")
         _set(self, "qkv", qkv)
         d = qkv.shape[2] // (3 * heads)
-        for name in ("q_weight", "q_bias", "k_weight", "k_bias"):
-            _vector(self, name, FLOATS, d, qkv.device)
+        _vectors(self, ("q_weight", "q_bias", "k_weight", "k_bias"), FLOATS, d, qkv.device, as_float=False)
         if (self.q_weight is None) != (self.k_weight is None):
             raise InputError("q_weight and k_weight are both given or both None")
         for name, weight, bias in (("q", self.q_weight, self.q_bias), ("k", self.k_weight, self.k_bias)):
@@ -451,6 +452,8 @@ def examples(device: torch.device) -> dict[str, dict[str, Step]]:
     }
 
 
+_STRIDED = torch.strided
+_NUMBERS = (float, int)
 _INTEGERS = (int, torch.SymInt)  # symbolic while a graph of any size is traced
 
 
@@ -461,7 +464,7 @@ def _tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], device: t
     if value.dtype not in dtypes:
         kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise InputError(f"{name} is {kinds}, not {str(value.dtype).removeprefix('torch.')}")
-    if value.layout is not torch.strided:
+    if value.layout is not _STRIDED:
         raise InputError(f"{name} is a dense tensor, not {value.layout}")
     if device is not None and value.device != device:
         raise InputError(f"{name} is on {value.device}, the other tensors on {device}")
@@ -469,28 +472,29 @@ def _tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], device: t
     return value if value.is_contiguous() else value.contiguous()
 
 
-def _vector(
+def _vectors(
     step: Step,
-    name: str,
+    names: tuple[str, ...],
     dtypes: tuple[torch.dtype, ...],
     count: int,
     device: torch.device,
-    dtype: torch.dtype | None = None,
+    as_float: bool = True,
     optional: bool = True,
 ) -> None:
-    """The field `name`, flat and of `count` values; of `dtype` where one is named."""
-    given = getattr(step, name)
-    if given is None and optional:
-        return
-    value = _tensor(name, given, dtypes, device)
-    if value.numel() != count:
-        raise InputError(f"{name} has {value.numel()} values; {count} are needed")
-    if value.ndim != 1:
-        value = value.view(-1)
-    if dtype is not None and value.dtype is not dtype:
-        value = value.to(dtype)
-    if value is not given:
-        object.__setattr__(step, name, value)
+    """The fields `names`, flat and of `count` values; those of other float types as float32 if asked for."""
+    for name in names:
+        given = getattr(step, name)
+        if given is None and optional:
+            continue
+        value = _tensor(name, given, dtypes, device)
+        if value.numel() != count:
+            raise InputError(f"{name} has {value.numel()} values; {count} are needed")
+        if value.ndim != 1:
+            value = value.view(-1)
+        if as_float and value.dtype not in FLOAT32 and dtypes is FLOATS:
+            value = value.float()
+        if value is not given:
+            object.__setattr__(step, name, value)
 
 
 def _set(step: Step, name: str, value: Tensor) -> None:
@@ -523,5 +527,5 @@ def _flag(name: str, value: object) -> None:
 
 
 def _eps(name: str, value: object) -> None:
-    if not isinstance(value, float | int) or not 0 <= value < math.inf:
-        raise InputError(f"{name} is a number from 0, not {value!r}")
+    if not isinstance(value, _NUMBERS) or not 0 <= value <= LARGEST:
+        raise InputError(f"{name} is a number from 0 that float32 has, not {value!r}")

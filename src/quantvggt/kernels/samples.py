@@ -7,12 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantvggt.kernels.contract import Attention, DequantizeWeight, Float8Linear, IntLinear, RotateQuantize, Step
+from quantvggt.kernels.contract import (
+    FLOATS,
+    Attention,
+    DequantizeWeight,
+    Float8Linear,
+    IntLinear,
+    RotateQuantize,
+    Step,
+)
 
 CHANNELS, HEADS = 1024, 16
 TOKENS = 1041  # of a frame of 518x392 pixels
 ROWS = 256  # of a product: several blocks for every path, and still quick where a path is slow
-
+TYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in FLOATS}
+_OF_WEIGHTS = (IntLinear, DequantizeWeight)
 
 Floats = dict[str, Callable[[], Any]]
 
@@ -26,14 +35,13 @@ class Sample(NamedTuple):
 
 def kind_of(step: Step) -> str:
     """What of a step, besides its op, may decide which backend is the quickest."""
-    if isinstance(step, IntLinear | DequantizeWeight):
+    if isinstance(step, RotateQuantize):
+        return TYPES[step.x.dtype]
+    if isinstance(step, _OF_WEIGHTS):
         return "8-bit weights" if step.weight.dtype is torch.int8 else "4-bit weights"
     if isinstance(step, Float8Linear):
         return "float8"
-    if isinstance(step, Attention) and step.score_bits != 16:
-        return "8-bit queries and keys"
-    x = step.x if isinstance(step, RotateQuantize) else step.qkv
-    return str(x.dtype).removeprefix("torch.")
+    return TYPES[step.qkv.dtype] if step.score_bits == 16 else "8-bit queries and keys"
 
 
 def _rotation() -> tuple[Step, Floats]:

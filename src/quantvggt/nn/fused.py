@@ -32,9 +32,10 @@ def linear_steps(
     modules round to their dtype one after the other. Step by step it goes where gradients are wanted and where
     somebody watches the layer, its norm or its gain by a hook, so that hooks see what they always see.
     """
-    takes = isinstance(layer, QuantLinear) and layer.takes_steps and (norm is None or norm.weight is not None)
-    if takes and not torch.is_grad_enabled() and not any(map(_watched, (layer, norm, gain))):
-        return layer.forward(x, norm, gelu, None if gain is None else gain.gamma, residual)
+    if isinstance(layer, QuantLinear) and layer.takes_steps and not torch.is_grad_enabled():
+        bare = norm is not None and norm._parameters["weight"] is None
+        if not (bare or _watched(layer) or _watched(norm) or _watched(gain)):
+            return layer.forward(x, norm, gelu, None if gain is None else gain._parameters["gamma"], residual)
     y: Tensor = layer(x if norm is None else norm(x))
     if gelu:
         y = F.gelu(y)

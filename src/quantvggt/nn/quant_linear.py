@@ -12,7 +12,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.float8 import quantize_float8
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.kernels.ops import float8_linear, int_linear, rotate_quantize
+from quantvggt.kernels.ops import float8_linear, int_linear, quantized_linear, rotate_quantize
 from quantvggt.nn.quant_weight import QuantWeight, round_weight
 from quantvggt.nn.tensors import BRANCH, CLIP, OPTIONAL, PARTS, Shapes, check_numbers, check_shapes, optional_shapes
 
@@ -43,6 +43,11 @@ class QuantLinear(QuantWeight):
     """How many tokens a frame has; whoever runs the model says so (see `mark_frames`)."""
     special_tokens: int = 0
     """How many of them, the first ones, are special: no patches."""
+
+    def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
+        super().__init__(in_features, out_features, scheme)
+        general = scheme.per_tensor or scheme.static or scheme.float8
+        self._by_steps = scheme.quantizes_activations and not general
 
     @classmethod
     def empty(
@@ -124,40 +129,53 @@ class QuantLinear(QuantWeight):
     def takes_steps(self) -> bool:
         """Can `forward` be given the steps around the layer? Not with kinds of activations that only studies use, nor
         with float8."""
-        scheme = self.scheme
-        general = scheme.per_tensor or scheme.static or scheme.float8 or self._buffers["input_left"] is not None
-        return scheme.quantizes_activations and not general
+        return self._by_steps and self._buffers["input_left"] is None
 
-    def quantize_input(self, x: Tensor, norm: nn.LayerNorm | None = None) -> tuple[Tensor, Tensor]:
-        """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''; of norm(X)'' if `takes_steps`.
+    def quantize_input(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """X [.., K] -> integers int8 [.., K] and scales float32 [.., 1] of X''.
 
         In a scheme of float8 such numbers instead of integers.
         With a branch of rank R [.., K + R] and [.., 2], see `kernels.contract.RotateQuantize`.
         Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
         """
-        scheme = self.scheme
-        if scheme.float8:
+        if self._by_steps:
+            result: tuple[Tensor, Tensor] = rotate_quantize(*self._first_step(x, None))
+            return result
+        if self.scheme.float8:
             return quantize_float8(self.transform.apply(x))
-        if scheme.per_tensor or scheme.static:
-            return self._quantize_generally(self.transform.apply(x))
+        return self._quantize_generally(self.transform.apply(x))
+
+    def _first_step(self, x: Tensor, norm: nn.LayerNorm | None) -> tuple[Any, ...]:
+        """The fields of `kernels.contract.RotateQuantize` for x, in their order."""
         # Not by attribute: that takes nn.Module longer than a small layer can spare.
-        own = self._buffers
-        options: dict[str, Any] = {"asymmetric": scheme.asymmetric}
+        own, scheme = self._buffers, self.scheme
+        shift, presmooth = own["input_shift"], own["input_presmooth"]
         if own["input_left"] is not None:
-            x = self.transform.before_rotation(x)
-        else:
-            options |= {"shift": own["input_shift"], "presmooth": own["input_presmooth"]}
-        if own["input_basis"] is not None:
-            options |= {"basis": own["input_basis"], "basis_scale": own["input_basis_scale"]}
+            x, shift, presmooth = self.transform.before_rotation(x), None, None
+        weight, bias, eps = None, None, 0.0
         if norm is not None:
-            options |= {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
+            weight, bias, eps = norm._parameters["weight"], norm._parameters["bias"], norm.eps
+        frame_tokens, special_tokens, special_bits = 1, 0, 8
         if scheme.special_bits is not None:
-            options |= {"frame_tokens": self._frames(x).shape[1], "special_tokens": self.special_tokens}
-            options["special_bits"] = scheme.special_bits
-        result: tuple[Tensor, Tensor] = rotate_quantize(
-            x, own["rotation_signs"], own["input_smooth"], own["input_clip"], scheme.act_bits, **options
+            frame_tokens, special_tokens, special_bits = self._whole_frames(x), self.special_tokens, scheme.special_bits
+        return (
+            x,
+            own["rotation_signs"],
+            own["input_smooth"],
+            own["input_clip"],
+            scheme.act_bits,
+            shift,
+            presmooth,
+            frame_tokens,
+            special_tokens,
+            special_bits,
+            scheme.asymmetric,
+            weight,
+            bias,
+            eps,
+            own["input_basis"],
+            own["input_basis_scale"],
         )
-        return result
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """X [.., K] -> what the numbers of `quantize_input` stand for, float32 [.., K], with a branch [.., K + R]."""
@@ -178,7 +196,7 @@ class QuantLinear(QuantWeight):
         if self.input_range is not None:
             high, low = self.input_range[:, :1], self.input_range[:, 1:]
             if not scheme.per_tensor:
-                frames = len(self._frames(x))
+                frames = x.shape[:-1].numel() // self._whole_frames(x)
                 high, low = (side.expand(frames, -1, -1).reshape(*x.shape[:-1], 1) for side in (high, low))
         else:
             high, low = row_ranges(x)
@@ -188,10 +206,10 @@ class QuantLinear(QuantWeight):
             high, low = high * self.input_clip[0], low * self.input_clip[1]
         return quantize_ranges(x, high, low, scheme.act_bits, scheme.asymmetric)
 
-    def _frames(self, x: Tensor) -> Tensor:
-        """[.., K] seen as [frames, tokens of a frame, K]."""
+    def _whole_frames(self, x: Tensor) -> int:
+        """How many tokens each of them has that [.., K] is made of."""
         tokens = self.frame_tokens
-        if tokens is None or x.numel() // x.shape[-1] % tokens:
+        if tokens is None or x.shape[:-1].numel() % tokens:
             raise InputError(
                 f"scheme {self.scheme.name} needs whole frames of {tokens} tokens, got an input of {list(x.shape)}"
             )
@@ -200,7 +218,7 @@ class QuantLinear(QuantWeight):
                 f"scheme {self.scheme.name} was calibrated for frames of {len(self.input_range)} tokens, not {tokens}; "
                 "use images of the calibration set's size"
             )
-        return x.reshape(-1, tokens, x.shape[-1])
+        return tokens
 
     def forward(
         self,
@@ -212,18 +230,14 @@ class QuantLinear(QuantWeight):
     ) -> Tensor:
         """residual + gain * gelu(y(norm(x))); all but x only if `takes_steps`, see `steps.linear_steps`."""
         dtype = _output_dtype(x)
+        own = self._buffers
         y: Tensor
-        if self.scheme.float8:
-            y = float8_linear(*self.quantize_input(x), self.stored_weight, self.weight_scale, self.bias, dtype)
-            return y
-        if self.scheme.quantizes_activations:
-            q, row_scale = self.quantize_input(x, norm)
+        if self._by_steps:
             for beside in (gain, residual):
-                dtype = dtype if beside is None else torch.promote_types(dtype, beside.dtype)
-            own = self._buffers
-            y = int_linear(
-                q,
-                row_scale,
+                if beside is not None and beside.dtype is not dtype:
+                    dtype = torch.promote_types(dtype, beside.dtype)
+            y = quantized_linear(
+                *self._first_step(x, norm),
                 self.stored_weight,
                 own["weight_scale"],
                 own["bias"],
@@ -234,6 +248,10 @@ class QuantLinear(QuantWeight):
                 own["branch_weight"],
                 own["branch_scale"],
             )
+            return y
+        if self.scheme.quantizes_activations:
+            product = float8_linear if self.scheme.float8 else int_linear
+            y = product(*self.quantize_input(x), self.stored_weight, own["weight_scale"], own["bias"], dtype)
             return y
         bias = None if self.bias is None else self.bias.to(dtype)
         return F.linear(self.transform.apply(x).to(dtype), self.dequantized_weight().to(dtype), bias)

@@ -13,7 +13,7 @@ from torch import Tensor
 from quantvggt.core.rotation import inner_order, paley
 from quantvggt.kernels.contract import Attention, Backend, DequantizeWeight, IntLinear, RotateQuantize
 from quantvggt.kernels.cpu import build, proof
-from quantvggt.kernels.cpu.structs import STRUCTS
+from quantvggt.kernels.cpu.structs import STRUCTS, packer
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # `Type` in native/args.h
 HEAD_SIZES = (32, 64, 128)
@@ -23,10 +23,11 @@ class CpuPath(Backend):
     """One op on the path `path`, one of `build.PATHS` or `build.ATTENTION_PATHS`, of the library that `load` gives."""
 
     OP: ClassVar[str]
-    STRUCT: ClassVar[str]
+    STRUCT: ClassVar[type[ctypes.Structure]]
 
     def __init__(self, path: str, load: Callable[[], build.Loaded] = build.library) -> None:
         self.name, self.path, self._load = f"cpu-{path}", path, load
+        self._pack = packer(self.STRUCT)
 
     def available(self, device: torch.device) -> tuple[bool, str]:
         """The first call for a CPU builds the library."""
@@ -45,25 +46,24 @@ class CpuPath(Backend):
         return can, reason
 
     @cached_property
-    def _function(self) -> Callable[[Any], int]:
+    def _function(self) -> Callable[[bytes], int]:
         library, _ = self._load()
         assert library is not None
-        found: Callable[[Any], int] = getattr(library.native, f"{self.path}_{self.OP}")
+        found: Callable[[bytes], int] = getattr(library.native, f"{self.path}_{self.OP}")
         return found
 
     def _agrees(self) -> bool:
         """With the reference, where instructions that most CPUs lack are used."""
         return True
 
-    def _call(self, **fields: Any) -> None:
-        """Raises MemoryError if there is none left."""
-        args = STRUCTS[self.STRUCT](threads=torch.get_num_threads(), **fields)
-        if self._function(ctypes.byref(args)):
+    def _call(self, *fields: int | float) -> None:
+        """fields: of the op's struct, in the order of native/args.h. Raises MemoryError if there is none left."""
+        if self._function(self._pack(*fields)):
             raise MemoryError(f"{self.OP}: no memory for the scratch of its threads")
 
 
 class RotatePath(CpuPath):
-    OP, STRUCT = RotateQuantize.OP, "RotateArgs"
+    OP, STRUCT = RotateQuantize.OP, STRUCTS["RotateArgs"]
 
     def accepts(self, step: RotateQuantize) -> str | None:
         return None if step.x.numel() else "there are no rows"
@@ -77,37 +77,40 @@ class RotatePath(CpuPath):
         m = 1 if step.signs is None else inner_order(d)
         q, scale = step.empty()
         self._call(
-            x=_address(x),
-            norm_weight=_address(step.norm_weight),
-            norm_bias=_address(step.norm_bias),
-            shift=_address(step.shift),
-            presmooth=_address(step.presmooth),
-            signs=_address(step.signs),
-            hadamard=_address(_hadamard(m) if m > 1 else None),
-            smooth=_address(step.smooth),
-            clip=_address(step.clip),
-            basis=_address(step.basis),
-            basis_scale=_address(step.basis_scale),
-            q=_address(q),
-            scale=_address(scale),
-            x_type=TYPES[x.dtype],
-            rows=x.numel() // d,
-            d=d,
-            m=m,
-            bits=step.bits,
-            rank=step.rank,
-            frame_tokens=step.frame_tokens,
-            special_tokens=step.special_tokens,
-            special_bits=step.special_bits,
-            asymmetric=step.asymmetric,
-            factor=d**-0.5,
-            norm_eps=step.norm_eps,
+            *_addresses(
+                x,
+                step.norm_weight,
+                step.norm_bias,
+                step.shift,
+                step.presmooth,
+                step.signs,
+                _hadamard(m) if m > 1 else None,
+                step.smooth,
+                step.clip,
+                step.basis,
+                step.basis_scale,
+                q,
+                scale,
+            ),
+            TYPES[x.dtype],
+            x.numel() // d,
+            d,
+            m,
+            step.bits,
+            step.rank,
+            step.frame_tokens,
+            step.special_tokens,
+            step.special_bits,
+            step.asymmetric,
+            torch.get_num_threads(),
+            d**-0.5,
+            step.norm_eps,
         )
         return q, scale
 
 
 class LinearPath(CpuPath):
-    OP, STRUCT = IntLinear.OP, "LinearArgs"
+    OP, STRUCT = IntLinear.OP, STRUCTS["LinearArgs"]
 
     def accepts(self, step: IntLinear) -> str | None:
         if step.out_dtype not in TYPES:
@@ -118,32 +121,35 @@ class LinearPath(CpuPath):
         return proof.products_agree(self.run)
 
     def run(self, step: IntLinear) -> Tensor:
-        y = step.empty()
+        y, weight, residual = step.empty(), step.weight, step.residual
         self._call(
-            q=_address(step.q),
-            row_scale=_address(step.row_scale),
-            weight=_address(step.weight),
-            weight_scale=_address(step.weight_scale),
-            branch=_address(step.branch),
-            branch_scale=_address(step.branch_scale),
-            bias=_address(step.bias),
-            gain=_address(step.gain),
-            residual=_address(step.residual),
-            out=_address(y),
-            out_type=TYPES[step.out_dtype],
-            residual_type=0 if step.residual is None else TYPES[step.residual.dtype],
-            packed=step.weight.dtype is torch.int32,
-            gelu=step.gelu,
-            m=step.rows,
-            n=len(step.weight),
-            k=step.channels,
-            rank=step.rank,
+            *_addresses(
+                step.q,
+                step.row_scale,
+                weight,
+                step.weight_scale,
+                step.branch,
+                step.branch_scale,
+                step.bias,
+                step.gain,
+                residual,
+                y,
+            ),
+            TYPES[step.out_dtype],
+            0 if residual is None else TYPES[residual.dtype],
+            weight.dtype is torch.int32,
+            step.gelu,
+            step.rows,
+            weight.shape[0],
+            step.channels,
+            step.rank,
+            torch.get_num_threads(),
         )
         return y
 
 
 class DequantizePath(CpuPath):
-    OP, STRUCT = DequantizeWeight.OP, "DequantizeArgs"
+    OP, STRUCT = DequantizeWeight.OP, STRUCTS["DequantizeArgs"]
 
     def accepts(self, step: DequantizeWeight) -> str | None:
         if step.out_dtype not in TYPES:
@@ -151,22 +157,21 @@ class DequantizePath(CpuPath):
         return None if len(step.weight) else "there are no rows"
 
     def run(self, step: DequantizeWeight) -> Tensor:
-        out = step.empty()
+        out, weight = step.empty(), step.weight
         self._call(
-            weight=_address(step.weight),
-            weight_scale=_address(step.weight_scale),
-            out=_address(out),
-            out_type=TYPES[step.out_dtype],
-            packed=step.weight.dtype is torch.int32,
-            n=len(step.weight),
-            k=step.channels,
-            inputs=step.inputs or 0,
+            *_addresses(weight, step.weight_scale, out),
+            TYPES[step.out_dtype],
+            weight.dtype is torch.int32,
+            weight.shape[0],
+            step.channels,
+            torch.get_num_threads(),
+            step.inputs or 0,
         )
         return out
 
 
 class AttentionPath(CpuPath):
-    OP, STRUCT = Attention.OP, "AttentionArgs"
+    OP, STRUCT = Attention.OP, STRUCTS["AttentionArgs"]
 
     def accepts(self, step: Attention) -> str | None:
         if step.qkv.dtype is not torch.bfloat16:
@@ -194,29 +199,18 @@ class AttentionPath(CpuPath):
         slots = sum((size + 31) // 32 * 32 for size in sizes)
         norms = [None if v is None else v.float() for v in (step.q_weight, step.q_bias, step.k_weight, step.k_bias)]
         workspace = torch.empty(batch * heads * d * slots, dtype=torch.int32)
-        q_weight, q_bias, k_weight, k_bias = map(_address, norms)
         self._call(
-            qkv=_address(step.qkv),
-            q_weight=q_weight,
-            q_bias=q_bias,
-            k_weight=k_weight,
-            k_bias=k_bias,
-            cosine=_address(step.cosine),
-            sine=_address(step.sine),
-            members=_address(members),
-            group_ends=_address(ends),
-            group_weights=_address(weights),
-            workspace=_address(workspace),
-            out=_address(out),
-            batch=batch,
-            n=n,
-            heads=heads,
-            d=d,
-            frame_tokens=n if step.cosine is None else len(step.cosine),
-            frame_length=length,
-            groups=len(ends),
-            eps=step.eps,
-            scale=math.log2(math.e) / math.sqrt(d),
+            *_addresses(step.qkv, *norms, step.cosine, step.sine, members, ends, weights, workspace, out),
+            batch,
+            n,
+            heads,
+            d,
+            n if step.cosine is None else len(step.cosine),
+            length,
+            len(ends),
+            torch.get_num_threads(),
+            step.eps,
+            math.log2(math.e) / math.sqrt(d),
         )
         return out
 
@@ -232,8 +226,8 @@ def _groups(seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return members[counts[:first].sum() :], counts[first:].cumsum(0), weights[first:] * math.log2(math.e)
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 @lru_cache
