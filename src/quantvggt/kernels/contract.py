@@ -6,6 +6,7 @@ Its tensors are strided, contiguous and on one device; vectors are flat. Anythin
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -110,9 +111,9 @@ class RotateQuantize:
         """R, 0 without a basis."""
         return 0 if self.basis is None else self.basis.shape[1]
 
-    def empty(self) -> tuple[Tensor, Tensor]:
-        """Room for the result."""
-        x, rank = self.x, self.rank
+    def empty(self, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Room for the result, or for that of another x."""
+        x, rank = self.x if x is None else x, self.rank
         *rows, k = x.shape
         q = x.new_empty((*rows, k + rank), dtype=torch.int8)
         return q, x.new_empty((*rows, 2 if rank else 1), dtype=torch.float32)
@@ -203,9 +204,10 @@ class IntLinear:
         """Tokens."""
         return self.q.numel() // self.q.shape[-1]
 
-    def empty(self) -> Tensor:
-        """Room for the result."""
-        return self.q.new_empty((*self.q.shape[:-1], self.weight_scale.shape[0]), dtype=self.out_dtype)
+    def empty(self, q: Tensor | None = None) -> Tensor:
+        """Room for the result, or for that of another q."""
+        q = self.q if q is None else q
+        return q.new_empty((*q.shape[:-1], self.weight_scale.shape[0]), dtype=self.out_dtype)
 
     def with_weight(self, prepared: Any) -> "IntLinear":
         """This step with the weight as a backend's `prepare` gave it."""
@@ -408,6 +410,11 @@ class Backend(ABC):
     @abstractmethod
     def run(self, step: Any) -> Any:
         """The op's result, for a step that it accepts."""
+
+    def bind(self, step: Any) -> Callable[..., Any] | None:
+        """A `RotateQuantize` or `IntLinear` that it accepts as a function of what differs from call to call: x, or q,
+        row_scale and residual, plain ones of the step's types. None if that isn't quicker."""
+        return None
 
 
 def examples(device: torch.device) -> dict[str, dict[str, Step]]:

@@ -86,6 +86,18 @@ def _recorded(step: Step, settings: registry.Settings) -> Any:
         return registry.run(step, settings)
 
 
+def unobserved() -> bool:
+    """Would nobody notice if a call of an op went straight to its backends: no gradient, graph, mode or profiler?"""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or torch.autograd._profiler_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+    )
+
+
 rotate_quantize = _op_of(RotateQuantize, "rotate_quantize", tuple[Tensor, Tensor])
 int_linear = _op_of(IntLinear, "int_linear", Tensor)
 dequantize_weight = _op_of(DequantizeWeight, "dequantize_weight", Tensor)

@@ -7,7 +7,7 @@ of ops that have no backend of that name included. A named one that can't run on
 """
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -118,6 +118,16 @@ def run(step: Step, settings: Settings | None = None) -> Any:
     if type(backend).prepare is not Backend.prepare and isinstance(step, IntLinear):
         step = step.with_weight(_prepare(backend, step.weight))
     return backend.run(step)
+
+
+def bind(step: Step) -> Callable[..., Any] | None:
+    """What the backend that runs `step` makes of it, see `Backend.bind`."""
+    return choose(step).bind(step)
+
+
+def state(*ops: str) -> tuple[Settings, list[list[Backend]]]:
+    """All that decides about steps of these ops, besides themselves."""
+    return Settings.now(), [_backends[op].copy() for op in ops]
 
 
 def report(device: torch.device | str = "cpu") -> list[Row]:

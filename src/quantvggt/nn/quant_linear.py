@@ -1,5 +1,6 @@
 """The quantized linear layer: few bits and scales instead of a float weight."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.float8 import quantize_float8
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.kernels.ops import float8_linear, int_linear, quantized_linear, rotate_quantize
+from quantvggt.kernels.bound import Bound, Numbers, Tensors, linear, rotate_arguments
+from quantvggt.kernels.ops import float8_linear, int_linear, rotate_quantize, unobserved
 from quantvggt.nn.quant_weight import QuantWeight, round_weight
 from quantvggt.nn.tensors import BRANCH, CLIP, OPTIONAL, PARTS, Shapes, check_numbers, check_shapes, optional_shapes
 
@@ -43,6 +45,8 @@ class QuantLinear(QuantWeight):
     """How many tokens a frame has; whoever runs the model says so (see `mark_frames`)."""
     special_tokens: int = 0
     """How many of them, the first ones, are special: no patches."""
+
+    _bound: Bound | None = None
 
     def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
         super().__init__(in_features, out_features, scheme)
@@ -114,6 +118,15 @@ class QuantLinear(QuantWeight):
         module.set_weight(*rounded)
         return module
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what holds addresses."""
+        return {**self.__dict__, "_bound": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
+        self._bound = None  # which would hold the memory that is left
+        super()._apply(fn, recurse)
+        return self
+
     @property
     def transform(self) -> Transform:
         """What is done to the input."""
@@ -139,43 +152,48 @@ class QuantLinear(QuantWeight):
         Raises InputError if the scheme depends on positions in a frame and `x` isn't made of whole frames.
         """
         if self._by_steps:
-            result: tuple[Tensor, Tensor] = rotate_quantize(*self._first_step(x, None))
+            result: tuple[Tensor, Tensor] = rotate_quantize(*rotate_arguments(*self._arguments(x, x.dtype)))
             return result
         if self.scheme.float8:
             return quantize_float8(self.transform.apply(x))
         return self._quantize_generally(self.transform.apply(x))
 
-    def _first_step(self, x: Tensor, norm: nn.LayerNorm | None) -> tuple[Any, ...]:
-        """The fields of `kernels.contract.RotateQuantize` for x, in their order."""
+    def _arguments(
+        self, x: Tensor, dtype: torch.dtype, norm: nn.LayerNorm | None = None, gelu: bool = False, gain: Tensor | None = None
+    ) -> tuple[Tensor, Tensors, Numbers]:
+        """Of `kernels.bound.linear`."""
         # Not by attribute: that takes nn.Module longer than a small layer can spare.
         own, scheme = self._buffers, self.scheme
         shift, presmooth = own["input_shift"], own["input_presmooth"]
         if own["input_left"] is not None:
             x, shift, presmooth = self.transform.before_rotation(x), None, None
-        weight, bias, eps = None, None, 0.0
+        norm_weight, norm_bias, eps = None, None, 0.0
         if norm is not None:
-            weight, bias, eps = norm._parameters["weight"], norm._parameters["bias"], norm.eps
+            norm_weight, norm_bias, eps = norm._parameters["weight"], norm._parameters["bias"], norm.eps
         frame_tokens, special_tokens, special_bits = 1, 0, 8
         if scheme.special_bits is not None:
             frame_tokens, special_tokens, special_bits = self._whole_frames(x), self.special_tokens, scheme.special_bits
-        return (
-            x,
+        tensors = Tensors(
             own["rotation_signs"],
             own["input_smooth"],
             own["input_clip"],
-            scheme.act_bits,
             shift,
             presmooth,
-            frame_tokens,
-            special_tokens,
-            special_bits,
-            scheme.asymmetric,
-            weight,
-            bias,
-            eps,
+            norm_weight,
+            norm_bias,
             own["input_basis"],
             own["input_basis_scale"],
+            self.stored_weight,
+            self.weight_scale,
+            own["bias"],
+            gain,
+            own["branch_weight"],
+            own["branch_scale"],
         )
+        numbers = Numbers(
+            scheme.act_bits, frame_tokens, special_tokens, special_bits, scheme.asymmetric, eps, dtype, gelu
+        )
+        return x, tensors, numbers
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """X [.., K] -> what the numbers of `quantize_input` stand for, float32 [.., K], with a branch [.., K + R]."""
@@ -236,19 +254,15 @@ class QuantLinear(QuantWeight):
             for beside in (gain, residual):
                 if beside is not None and beside.dtype is not dtype:
                     dtype = torch.promote_types(dtype, beside.dtype)
-            y = quantized_linear(
-                *self._first_step(x, norm),
-                self.stored_weight,
-                own["weight_scale"],
-                own["bias"],
-                dtype,
-                gelu,
-                gain,
-                residual,
-                own["branch_weight"],
-                own["branch_scale"],
-            )
-            return y
+            x, tensors, numbers = self._arguments(x, dtype, norm, gelu, gain)
+            if x.is_cpu and unobserved():
+                bound = self._bound
+                if bound is None or not bound.fits(x, residual, tensors, numbers):
+                    bound = self._bound = Bound(x, residual, tensors, numbers)
+                quick = bound.run(x, residual)
+                if quick is not None:
+                    return quick
+            return linear(x, residual, tensors, numbers)
         if self.scheme.quantizes_activations:
             product = float8_linear if self.scheme.float8 else int_linear
             y = product(*self.quantize_input(x), self.stored_weight, own["weight_scale"], own["bias"], dtype)

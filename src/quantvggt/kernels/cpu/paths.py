@@ -72,41 +72,36 @@ class RotatePath(CpuPath):
         return proof.low_rank_agrees(self.run)
 
     def run(self, step: RotateQuantize) -> tuple[Tensor, Tensor]:
-        x = step.x
-        d = x.shape[-1]
+        return self.bind(step)(step.x)
+
+    def bind(self, step: RotateQuantize) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        d, kind = step.x.shape[-1], TYPES[step.x.dtype]
         m = 1 if step.signs is None else inner_order(d)
-        q, scale = step.empty()
-        self._call(
-            *_addresses(
-                x,
-                step.norm_weight,
-                step.norm_bias,
-                step.shift,
-                step.presmooth,
-                step.signs,
-                _hadamard(m) if m > 1 else None,
-                step.smooth,
-                step.clip,
-                step.basis,
-                step.basis_scale,
-                q,
-                scale,
-            ),
-            TYPES[x.dtype],
-            x.numel() // d,
-            d,
-            m,
-            step.bits,
-            step.rank,
-            step.frame_tokens,
-            step.special_tokens,
-            step.special_bits,
-            step.asymmetric,
-            torch.get_num_threads(),
-            d**-0.5,
-            step.norm_eps,
+        hadamard = _hadamard(m) if m > 1 else None
+        before = _addresses(
+            step.norm_weight,
+            step.norm_bias,
+            step.shift,
+            step.presmooth,
+            step.signs,
+            hadamard,
+            step.smooth,
+            step.clip,
+            step.basis,
+            step.basis_scale,
         )
-        return q, scale
+        sizes = d, m, step.bits, step.rank
+        tokens = step.frame_tokens, step.special_tokens, step.special_bits, step.asymmetric
+        factor, eps = d**-0.5, step.norm_eps
+
+        def run(x: Tensor, held: Any = (step, hadamard)) -> tuple[Tensor, Tensor]:
+            q, scale = step.empty(x)
+            rows, threads = x.numel() // d, torch.get_num_threads()
+            given, out = _addresses(x), _addresses(q, scale)
+            self._call(*given, *before, *out, kind, rows, *sizes, *tokens, threads, factor, eps)
+            return q, scale
+
+        return run
 
 
 class LinearPath(CpuPath):
@@ -121,31 +116,23 @@ class LinearPath(CpuPath):
         return proof.products_agree(self.run)
 
     def run(self, step: IntLinear) -> Tensor:
-        y, weight, residual = step.empty(), step.weight, step.residual
-        self._call(
-            *_addresses(
-                step.q,
-                step.row_scale,
-                weight,
-                step.weight_scale,
-                step.branch,
-                step.branch_scale,
-                step.bias,
-                step.gain,
-                residual,
-                y,
-            ),
-            TYPES[step.out_dtype],
-            0 if residual is None else TYPES[residual.dtype],
-            weight.dtype is torch.int32,
-            step.gelu,
-            step.rows,
-            weight.shape[0],
-            step.channels,
-            step.rank,
-            torch.get_num_threads(),
-        )
-        return y
+        return self.bind(step)(step.q, step.row_scale, step.residual)
+
+    def bind(self, step: IntLinear) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        weight, width, residual_type = step.weight, step.q.shape[-1], 0
+        if step.residual is not None:
+            residual_type = TYPES[step.residual.dtype]
+        beside = _addresses(weight, step.weight_scale, step.branch, step.branch_scale, step.bias, step.gain)
+        kinds = TYPES[step.out_dtype], residual_type, weight.dtype is torch.int32, step.gelu
+        sizes = weight.shape[0], step.channels, step.rank
+
+        def run(q: Tensor, row_scale: Tensor, residual: Tensor | None) -> Tensor:
+            y = step.empty(q)
+            rows, threads = q.numel() // width, torch.get_num_threads()
+            self._call(*_addresses(q, row_scale), *beside, *_addresses(residual, y), *kinds, rows, *sizes, threads)
+            return y
+
+        return run
 
 
 class DequantizePath(CpuPath):
