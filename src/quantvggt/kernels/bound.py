@@ -29,8 +29,8 @@ class Tensors(NamedTuple):
     norm_bias: Tensor | None
     basis: Tensor | None
     basis_scale: Tensor | None
-    weight: Tensor
-    weight_scale: Tensor
+    weight: Tensor | None
+    weight_scale: Tensor | None
     bias: Tensor | None
     gain: Tensor | None
     branch: Tensor | None
@@ -115,8 +115,7 @@ class Bound:
         if self._rotate is None or self._multiply is None or not self._is_plain(x):
             return None
         *rows, width = x.shape
-        count = x.numel() // width
-        if width != self._width or not count or count % self._frame:
+        if width != self._width or not x.numel() or x.numel() // width % self._frame:
             return None
         if residual is not None and not (self._is_plain(residual) and residual.shape == (*rows, self._out)):
             return None

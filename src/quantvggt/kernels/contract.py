@@ -115,8 +115,8 @@ class RotateQuantize:
         """Room for the result, or for that of another x."""
         x, rank = self.x if x is None else x, self.rank
         *rows, k = x.shape
-        q = x.new_empty((*rows, k + rank), dtype=torch.int8)
-        return q, x.new_empty((*rows, 2 if rank else 1), dtype=torch.float32)
+        q = x.new_empty(*rows, k + rank, dtype=torch.int8)
+        return q, x.new_empty(*rows, 2 if rank else 1, dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -207,7 +207,7 @@ class IntLinear:
     def empty(self, q: Tensor | None = None) -> Tensor:
         """Room for the result, or for that of another q."""
         q = self.q if q is None else q
-        return q.new_empty((*q.shape[:-1], self.weight_scale.shape[0]), dtype=self.out_dtype)
+        return q.new_empty(*q.shape[:-1], self.weight_scale.shape[0], dtype=self.out_dtype)
 
     def with_weight(self, prepared: Any) -> "IntLinear":
         """This step with the weight as a backend's `prepare` gave it."""

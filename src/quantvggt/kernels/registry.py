@@ -125,9 +125,9 @@ def bind(step: Step) -> Callable[..., Any] | None:
     return choose(step).bind(step)
 
 
-def state(*ops: str) -> tuple[Settings, list[list[Backend]]]:
-    """All that decides about steps of these ops, besides themselves."""
-    return Settings.now(), [_backends[op].copy() for op in ops]
+def state(*ops: str) -> list[Any]:
+    """What would have to be the same for a choice of backends of these ops to hold, if nothing is measured anew."""
+    return [forced_name(), *[_backends[op].copy() for op in ops]]
 
 
 def report(device: torch.device | str = "cpu") -> list[Row]:

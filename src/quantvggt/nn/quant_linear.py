@@ -184,7 +184,7 @@ class QuantLinear(QuantWeight):
             own["input_basis"],
             own["input_basis_scale"],
             self.stored_weight,
-            self.weight_scale,
+            own["weight_scale"],
             own["bias"],
             gain,
             own["branch_weight"],
@@ -282,6 +282,6 @@ def mark_frames(module: nn.Module, tokens: int, special: int, columns: int | Non
 
 
 def _output_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
+    device = "cpu" if x.is_cpu else x.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if autocast else x.dtype

@@ -97,8 +97,8 @@ class RotatePath(CpuPath):
         def run(x: Tensor, held: Any = (step, hadamard)) -> tuple[Tensor, Tensor]:
             q, scale = step.empty(x)
             rows, threads = x.numel() // d, torch.get_num_threads()
-            given, out = _addresses(x), _addresses(q, scale)
-            self._call(*given, *before, *out, kind, rows, *sizes, *tokens, threads, factor, eps)
+            given, *out = _addresses(x, q, scale)
+            self._call(given, *before, *out, kind, rows, *sizes, *tokens, threads, factor, eps)
             return q, scale
 
         return run
@@ -122,14 +122,15 @@ class LinearPath(CpuPath):
         weight, width, residual_type = step.weight, step.q.shape[-1], 0
         if step.residual is not None:
             residual_type = TYPES[step.residual.dtype]
-        beside = _addresses(weight, step.weight_scale, step.branch, step.branch_scale, step.bias, step.gain)
+        fixed = _addresses(weight, step.weight_scale, step.branch, step.branch_scale, step.bias, step.gain)
         kinds = TYPES[step.out_dtype], residual_type, weight.dtype is torch.int32, step.gelu
         sizes = weight.shape[0], step.channels, step.rank
 
         def run(q: Tensor, row_scale: Tensor, residual: Tensor | None) -> Tensor:
             y = step.empty(q)
             rows, threads = q.numel() // width, torch.get_num_threads()
-            self._call(*_addresses(q, row_scale), *beside, *_addresses(residual, y), *kinds, rows, *sizes, threads)
+            given, scale, *beside = _addresses(q, row_scale, residual, y)
+            self._call(given, scale, *fixed, *beside, *kinds, rows, *sizes, threads)
             return y
 
         return run
