@@ -69,10 +69,9 @@ def _quantized_linear(*args: Any) -> Any:
 
     In one call, because on small layers, and where a GPU waits for launches, each call counts.
     """
-    settings = registry.Settings.now()
     run = _recorded if torch.autograd._profiler_enabled() else registry.run
-    q, row_scale = run(RotateQuantize(*args[:_FIRST]), settings)
-    return run(IntLinear(q, row_scale, *args[_FIRST:]), settings)
+    q, row_scale = run(RotateQuantize(*args[:_FIRST]))
+    return run(IntLinear(q, row_scale, *args[_FIRST:]))
 
 
 def _empty_quantized_linear(*args: Any) -> Tensor:
@@ -80,22 +79,10 @@ def _empty_quantized_linear(*args: Any) -> Tensor:
     return IntLinear(q, row_scale, *args[_FIRST:]).empty()
 
 
-def _recorded(step: Step, settings: registry.Settings) -> Any:
+def _recorded(step: Step) -> Any:
     """So that a profile tells the two steps of a call apart."""
     with record_function(f"quantvggt::{step.OP}"):
-        return registry.run(step, settings)
-
-
-def unobserved() -> bool:
-    """Would nobody notice if a call of an op went straight to its backends: no gradient, graph, mode or profiler?"""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or torch.jit.is_tracing()
-        or torch.autograd._profiler_enabled()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-    )
+        return registry.run(step)
 
 
 rotate_quantize = _op_of(RotateQuantize, "rotate_quantize", tuple[Tensor, Tensor])

@@ -7,9 +7,9 @@ of ops that have no backend of that name included. A named one that can't run on
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from quantvggt.core.errors import InputError
 from quantvggt.kernels import measured
 from quantvggt.kernels.contract import Backend, IntLinear, Step, examples
-from quantvggt.kernels.samples import SAMPLES, kind_of
+from quantvggt.kernels.samples import SAMPLES
 
 ENVIRONMENT = "QUANTVGGT_KERNELS"
 
@@ -44,22 +44,8 @@ class Row:
     reason: str
 
 
-class Settings(NamedTuple):
-    """What the user may say at any time: see `forced_name` and `measured.enabled`."""
-
-    forced: str | None
-    measured: bool
-
-    @classmethod
-    def now(cls) -> "Settings":
-        """Raises InputError if there is no backend of that name."""
-        return cls(forced_name(), measured.enabled())
-
-
 _backends: dict[str, list[Backend]] = {}
 _forced: str | None = None
-# By op, kind of steps, device and settings: the backends that there were, and those of them that can run there, in order.
-_decided: dict[Hashable, tuple[list[Backend], list[Backend]]] = {}
 # weight -> backend -> the weight's version and what the backend made of it. Weights are held weakly.
 _prepared = WeakTensorKeyDictionary()
 
@@ -93,29 +79,19 @@ def select(op: str, device: torch.device) -> Backend:
     return next(_candidates(op, device, _backends[op], forced_name()))
 
 
-def choose(step: Step, settings: Settings | None = None) -> Backend:
-    """The backend that runs `step`, under settings that somebody has just asked for or those of now.
-
-    Raises InputError as `select` does.
-    """
-    op, kind, device, settings = step.OP, kind_of(step), step.device, settings or Settings.now()
-    backends, key = _backends[op], (op, kind, device, settings)
-    decided = _decided.get(key)
-    if decided is None or decided[0] != backends:
-        name, ranked = settings.forced, backends
-        if device.type == "cpu" and name is None and settings.measured:
-            ranked = measured.in_order(step, backends)
-        decided = _decided[key] = list(backends), list(_candidates(op, device, ranked, name))
-    for backend in decided[1]:
-        if backend.accepts(step) is None:
-            return backend
-    raise AssertionError(op)  # the last one takes every step
+def choose(step: Step) -> Backend:
+    """The backend that runs `step`. Raises InputError as `select` does."""
+    backends: Sequence[Backend] = _backends[step.OP]
+    device, name = step.device, forced_name()
+    if device.type == "cpu" and len(backends) > 1 and name is None:
+        backends = measured.in_order(step, backends)
+    return next(backend for backend in _candidates(step.OP, device, backends, name) if backend.accepts(step) is None)
 
 
-def run(step: Step, settings: Settings | None = None) -> Any:
+def run(step: Step) -> Any:
     """The op's result."""
-    backend = choose(step, settings)
-    if type(backend).prepare is not Backend.prepare and isinstance(step, IntLinear):
+    backend = choose(step)
+    if isinstance(step, IntLinear) and type(backend).prepare is not Backend.prepare:
         step = step.with_weight(_prepare(backend, step.weight))
     return backend.run(step)
 

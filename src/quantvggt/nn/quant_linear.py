@@ -13,8 +13,8 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.float8 import quantize_float8
 from quantvggt.core.scheme import Scheme
 from quantvggt.core.transform import Transform
-from quantvggt.kernels.bound import Bound, Numbers, Tensors, linear, rotate_arguments
-from quantvggt.kernels.ops import float8_linear, int_linear, rotate_quantize, unobserved
+from quantvggt.kernels.bound import BoundLinear, Numbers, Tensors, rotate_arguments
+from quantvggt.kernels.ops import float8_linear, int_linear, rotate_quantize
 from quantvggt.nn.quant_weight import QuantWeight, round_weight
 from quantvggt.nn.tensors import BRANCH, CLIP, OPTIONAL, PARTS, Shapes, check_numbers, check_shapes, optional_shapes
 
@@ -46,11 +46,10 @@ class QuantLinear(QuantWeight):
     special_tokens: int = 0
     """How many of them, the first ones, are special: no patches."""
 
-    _bound: Bound | None = None
-
     def __init__(self, in_features: int, out_features: int, scheme: Scheme) -> None:
         super().__init__(in_features, out_features, scheme)
         general = scheme.per_tensor or scheme.static or scheme.float8
+        self._linear = BoundLinear()
         self._by_steps = scheme.quantizes_activations and not general
 
     @classmethod
@@ -118,12 +117,8 @@ class QuantLinear(QuantWeight):
         module.set_weight(*rounded)
         return module
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what holds addresses."""
-        return {**self.__dict__, "_bound": None}
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
-        self._bound = None  # which would hold the memory that is left
+        self._linear.forget()  # it would hold the memory that is left
         super()._apply(fn, recurse)
         return self
 
@@ -161,7 +156,7 @@ class QuantLinear(QuantWeight):
     def _arguments(
         self, x: Tensor, dtype: torch.dtype, norm: nn.LayerNorm | None = None, gelu: bool = False, gain: Tensor | None = None
     ) -> tuple[Tensor, Tensors, Numbers]:
-        """Of `kernels.bound.linear`."""
+        """Of `kernels.bound.BoundLinear`."""
         # Not by attribute: that takes nn.Module longer than a small layer can spare.
         own, scheme = self._buffers, self.scheme
         shift, presmooth = own["input_shift"], own["input_presmooth"]
@@ -255,14 +250,7 @@ class QuantLinear(QuantWeight):
                 if beside is not None and beside.dtype is not dtype:
                     dtype = torch.promote_types(dtype, beside.dtype)
             x, tensors, numbers = self._arguments(x, dtype, norm, gelu, gain)
-            if x.is_cpu and unobserved():
-                bound = self._bound
-                if bound is None or not bound.fits(x, residual, tensors, numbers):
-                    bound = self._bound = Bound(x, residual, tensors, numbers)
-                quick = bound.run(x, residual)
-                if quick is not None:
-                    return quick
-            return linear(x, residual, tensors, numbers)
+            return self._linear(x, residual, tensors, numbers)
         if self.scheme.quantizes_activations:
             product = float8_linear if self.scheme.float8 else int_linear
             y = product(*self.quantize_input(x), self.stored_weight, own["weight_scale"], own["bias"], dtype)
