@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import warnings
@@ -309,6 +310,9 @@ struct Second {
     assert first._fields_ == [("a", pointer), ("b", pointer), ("c", number), ("d", number), ("e", ctypes.c_float)]
     assert second._fields_ == [("x", pointer)]
     assert set(structs.STRUCTS) == {"RotateArgs", "LinearArgs", "DequantizeArgs", "AttentionArgs"}
+    assert structs.packer(first)(1 << 63, 2, -3, True, 0.5) == bytes(first(1 << 63, 2, -3, 1, 0.5))
+    with pytest.raises(struct.error):
+        structs.packer(first)(1, 2, 3, 4)
 
 
 def test_other_devices_are_left_alone(cache, builds):

@@ -8,7 +8,7 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
 from quantvggt.kernels import reference, registry
-from quantvggt.kernels.ops import int_linear, rotate_quantize
+from quantvggt.kernels.ops import int_linear, quantized_linear, rotate_quantize
 
 K = 64
 
@@ -234,6 +234,8 @@ def test_ops_are_registered_correctly(optional):
     torch.library.opcheck(
         torch.ops.quantvggt.int_linear.default, (*tensors, bias if optional else None, torch.bfloat16)
     )
+    first = (x, *rest, 4, None, None, 1, 0, 8, False, None, None, 0.0, None, None)
+    torch.library.opcheck(torch.ops.quantvggt.quantized_linear.default, (*first, *tensors[2:], bias, torch.bfloat16))
 
 
 def test_ops_compile_to_one_graph():
@@ -246,3 +248,17 @@ def test_ops_compile_to_one_graph():
 
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x), layer(x))
+
+
+def test_quantized_linear_is_one_op_after_the_other():
+    x, signs, smooth, clip = _token_inputs()
+    _, _, weight, weight_scale, bias = _linear_inputs()
+    first = (x, signs, smooth, clip, 4, smooth, smooth, 9, 5, 8, True, smooth, clip.new_zeros(K), 1e-3, None, None)
+    second = (weight, weight_scale, bias, torch.bfloat16, True, bias, torch.randn(2, 9, 24))
+    assert torch.equal(quantized_linear(*first, *second), int_linear(*rotate_quantize(*first), *second))
+    with pytest.raises(InputError, match="weight_scale has 23 values; 24 are needed"):
+        quantized_linear(*first, weight, weight_scale[:-1], bias, torch.bfloat16)
+    with pytest.raises(InputError, match="weight is a tensor, not NoneType"):
+        quantized_linear(*first, None, weight_scale, bias, torch.bfloat16)
+    with pytest.raises(TypeError, match="weight"):
+        quantized_linear(*first)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from random import Random
 from typing import Any
 
@@ -16,8 +17,8 @@ from quantvggt.core.errors import InputError
 from quantvggt.core.float8 import FLOAT8
 from quantvggt.core.packing import pack_int4
 from quantvggt.core.rotation import random_signs
-from quantvggt.kernels import ops
-from quantvggt.kernels.contract import RANKS
+from quantvggt.kernels import bound, ops
+from quantvggt.kernels.contract import RANKS, RotateQuantize
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 CHANNELS = [1, 2, 3, 7, 8, 12, 16, 20, 33, 64, 65, 96, 130, 256]
@@ -118,6 +119,27 @@ def int_linear_call(random: Random) -> Call:
     }
 
 
+def quantized_linear_call(random: Random) -> Call:
+    numbers = Numbers(random)
+    first = {"basis": None, "basis_scale": None, **rotate_quantize_call(random)}
+    (*rows, k), n = first["x"].shape, random.randint(0, 70)
+    second = {
+        "weight": numbers.weight(n, k),
+        "weight_scale": numbers.floats(n, 1, positive=True) / (64 * math.sqrt(k)),
+        "bias": numbers.maybe(n, dtypes=FLOATS),
+        "out_dtype": numbers.pick(FLOATS),
+        "gelu": numbers.flag(),
+        "gain": numbers.maybe(n, dtypes=FLOATS),
+        "residual": numbers.maybe(*rows, n, dtypes=FLOATS),
+        "branch": None,
+        "branch_scale": None,
+    }
+    if first["basis"] is not None:
+        rank = first["basis"].shape[1]
+        second |= {"branch": numbers.integers(n, rank), "branch_scale": numbers.floats(n, positive=True) / 1024}
+    return {**first, **second}
+
+
 def dequantize_weight_call(random: Random) -> Call:
     numbers = Numbers(random)
     k, n = numbers.pick(CHANNELS), random.randint(0, 70)
@@ -173,13 +195,13 @@ WRONG_NUMBERS: dict[str, list[Any]] = {
     "special_bits": [-1, 0, 1, 9, 1 << 40, 1 << 70, 2.5, None],
     "frame_tokens": [-1, 0, 1 << 70, 2.5, "1", None],
     "special_tokens": [-1, 21, 1 << 40, 1 << 70, 2.5, None],
-    "norm_eps": [-1e-6, math.nan, math.inf, "0", None],
+    "norm_eps": [-1e-6, 1e39, math.nan, math.inf, "0", None],
     "out_dtype": [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32", None],
     "channels": [-1, 0, 1 << 31, 1 << 70, 2.5, "8", None],
     "inputs": [-1, 0, 1 << 40, 1 << 70, 2.5, "2"],
     "num_heads": [-1, 0, 1 << 40, 1 << 70, 2.5, "2", None],
     "score_bits": [-8, 0, 1, 7, 32, 1 << 70, True, 8.5, "8", None],
-    "eps": [-1e-6, math.nan, math.inf, "0", None],
+    "eps": [-1e-6, 1e39, math.nan, math.inf, "0", None],
 }
 WRONG_DTYPES = [torch.int16, torch.bool, torch.complex64, torch.float8_e4m3fn]
 WHOLE = ("x", "q", "qkv", "weight", "residual", "cosine", "sine", "seen")  # the others are vectors of a known length
@@ -254,21 +276,75 @@ def test_rotate_quantize(integer_backend, count):
 
 @examples
 def test_int_linear(integer_backend, count):
-    def check(call):
-        got, expected = ops.int_linear(*call.values()), definition.int_linear(**_whole(call))
-        if not call["gelu"]:
-            return _same(got, expected)
-        bare = {**call, "gelu": False, "gain": None, "residual": None, "out_dtype": torch.float64}
-        before = definition.int_linear(**bare).abs()
-        gain = 1.0 if call["gain"] is None else call["gain"].abs().double()
-        added = 0.0 if call["residual"] is None else call["residual"].abs().double()
-        rounding = torch.finfo(call["out_dtype"])
-        bound = 3e-7 * before.clamp(min=1) * gain + 2**-22 * (before * gain + added)
-        bound = bound + rounding.eps * expected.double().abs() + rounding.tiny
-        assert got.dtype == expected.dtype
-        assert ((got.double() - expected.double()).abs() <= bound).all()
+    _search(lambda call: _as_defined(ops.int_linear(*call.values()), call), int_linear_call, count)
 
-    _search(check, int_linear_call, count)
+
+def _as_defined(got: Tensor, call: Call) -> None:
+    """Is this what `int_linear` gives?"""
+    expected = definition.int_linear(**_whole(call))
+    if not call["gelu"]:
+        return _same(got, expected)
+    bare = {**call, "gelu": False, "gain": None, "residual": None, "out_dtype": torch.float64}
+    before = definition.int_linear(**bare).abs()
+    gain = 1.0 if call["gain"] is None else call["gain"].abs().double()
+    added = 0.0 if call["residual"] is None else call["residual"].abs().double()
+    rounding = torch.finfo(call["out_dtype"])
+    most = 3e-7 * before.clamp(min=1) * gain + 2**-22 * (before * gain + added)
+    most = most + rounding.eps * expected.double().abs() + rounding.tiny
+    assert got.dtype == expected.dtype
+    assert ((got.double() - expected.double()).abs() <= most).all()
+
+
+def _in_two(call: Call) -> Call:
+    """A call of `quantized_linear` as one of `int_linear`, by the definition of what comes before."""
+    first = {field.name: call[field.name] for field in fields(RotateQuantize)}
+    q, row_scale = definition.rotate_quantize(**_whole(first))
+    return {"q": q, "row_scale": row_scale, **{name: call[name] for name in call if name not in first}}
+
+
+@examples
+def test_quantized_linear(integer_backend, count):
+    def check(call):
+        _as_defined(ops.quantized_linear(**call), _in_two(call))
+
+    _search(check, quantized_linear_call, count)
+
+
+def _again(linear: bound.BoundLinear, call: Call) -> Tensor:
+    tensors, numbers = (kind(*(call[name] for name in kind._fields)) for kind in (bound.Tensors, bound.Numbers))
+    return linear(call["x"], call["residual"], tensors, numbers)
+
+
+@examples
+def test_bound_linear(integer_backend, count):
+    """Again and again, with other rows and with fewer of them."""
+
+    def check(call):
+        linear = bound.BoundLinear()
+        frame = call["frame_tokens"]
+        rows = {name: call[name] for name in ("x", "residual") if call[name] is not None}
+        turned = {name: -value for name, value in rows.items()}
+        fewer = {name: value.flatten(0, -2)[:frame] for name, value in rows.items() if value.ndim > 1}
+        for other in (call, call, {**call, **turned}, {**call, **fewer}, call):
+            _same(_again(linear, other), ops.quantized_linear(**other))
+
+    with torch.no_grad():
+        _search(check, quantized_linear_call, count)
+
+
+@examples
+def test_bound_linear_refuses_what_the_op_refuses(integer_backend, count):
+    def check(call):
+        linear = bound.BoundLinear()
+        _again(linear, call)
+        for wrong in illegal(call):
+            if isinstance(wrong["x"], Tensor) and isinstance(wrong["residual"], Tensor | None):
+                with pytest.raises(InputError) as refused:
+                    _again(linear, wrong)
+                assert "\n" not in str(refused.value)
+
+    with torch.no_grad():
+        _search(check, quantized_linear_call, count // 4)
 
 
 @examples
@@ -301,7 +377,12 @@ def test_attention(attention_backend, count):
 
 
 @pytest.mark.parametrize(
-    ("op", "call"), [(ops.rotate_quantize, rotate_quantize_call), (ops.int_linear, int_linear_call)]
+    ("op", "call"),
+    [
+        (ops.rotate_quantize, rotate_quantize_call),
+        (ops.int_linear, int_linear_call),
+        (ops.quantized_linear, quantized_linear_call),
+    ],
 )
 @examples
 def test_illegal_integer_calls(integer_backend, op, call, count):

@@ -127,13 +127,16 @@ class _Known:
         # So that nothing else comes to lie there, even if a parameter is given other memory.
         self._held = [tensor.detach() for tensor in self._given]
         self._state = registry.state(first.OP, second.OP)
-        self._device, self._width, self._out, self._frame = x.device, x.shape[-1], len(second.weight), first.frame_tokens
+        self._device, self._width, self._out, self._frame = (
+            x.device,
+            x.shape[-1],
+            len(second.weight),
+            first.frame_tokens,
+        )
         # What a step had to copy is good until somebody writes into what it was copied from.
         used = [getattr(first if hasattr(first, name) else second, name) for name in tensors._fields]
         places = [tensor.data_ptr() for tensor in used if tensor is not None]
-        self._copied = [
-            tensor for tensor, place in zip(self._given, places, strict=True) if tensor.data_ptr() != place
-        ]
+        self._copied = [tensor for tensor, place in zip(self._given, places, strict=True) if tensor.data_ptr() != place]
         counted = not any(tensor.is_inference() for tensor in self._copied)
         self._versions = [tensor._version for tensor in self._copied] if counted else []
         as_given = counted and _types(first.x, second.residual) == self._types

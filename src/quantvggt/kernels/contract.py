@@ -535,4 +535,4 @@ def _flag(name: str, value: object) -> None:
 
 def _eps(name: str, value: object) -> None:
     if not isinstance(value, _NUMBERS) or not 0 <= value <= LARGEST:
-        raise InputError(f"{name} is a number from 0 that float32 has, not {value!r}")
+        raise InputError(f"{name} is a number from 0 to {LARGEST:.2g}, not {value!r}")

@@ -1,6 +1,6 @@
-"""The ops that carry the method, registered with torch.library: `rotate_quantize` and `int_linear`, and both in one call
-as `quantized_linear`; `attention`; `dequantize_weight` for layers whose activations stay floats; `float8_linear` for
-those of float8.
+"""The ops that carry the method, registered with torch.library: `quantized_linear`, which is `rotate_quantize` and then
+`int_linear`, and each of these by itself; `attention`; `dequantize_weight` for layers whose activations stay floats;
+`float8_linear` for those of float8.
 
 Each takes the fields of its step (`contract`), by place or by name, and returns what the registry's backend makes of
 it. They have no gradient: learning uses the differentiable pieces in `core` instead.

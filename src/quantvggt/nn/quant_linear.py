@@ -1,7 +1,6 @@
 """The quantized linear layer: few bits and scales instead of a float weight."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,7 +153,12 @@ class QuantLinear(QuantWeight):
         return self._quantize_generally(self.transform.apply(x))
 
     def _arguments(
-        self, x: Tensor, dtype: torch.dtype, norm: nn.LayerNorm | None = None, gelu: bool = False, gain: Tensor | None = None
+        self,
+        x: Tensor,
+        dtype: torch.dtype,
+        norm: nn.LayerNorm | None = None,
+        gelu: bool = False,
+        gain: Tensor | None = None,
     ) -> tuple[Tensor, Tensors, Numbers]:
         """Of `kernels.bound.BoundLinear`."""
         # Not by attribute: that takes nn.Module longer than a small layer can spare.
