@@ -412,8 +412,9 @@ class Backend(ABC):
         """The op's result, for a step that it accepts."""
 
     def bind(self, step: Any) -> Callable[..., Any] | None:
-        """A `RotateQuantize` or `IntLinear` that it accepts as a function of what differs from call to call: x, or q,
-        row_scale and residual, plain ones of the step's types. None if that isn't quicker."""
+        """A `RotateQuantize` or `IntLinear` that it accepts, not prepared, as a function of what differs from call to
+        call: x, or q, row_scale and residual, as a step has them. They have rows, the step's types and its channels.
+        None if that isn't quicker."""
         return None
 
 

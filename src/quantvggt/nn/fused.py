@@ -29,12 +29,13 @@ def linear_steps(
     """residual + gain(gelu(layer(norm(x)))), each step where it is asked for: x [.., K] -> [.., N].
 
     A quantized layer takes all of them into its two kernels, which compute in float32 and round once, where single
-    modules round to their dtype one after the other. Step by step it goes where gradients are wanted and where
-    somebody watches the layer, its norm or its gain by a hook, so that hooks see what they always see.
+    modules round to their dtype one after the other. Step by step it goes where gradients are wanted, where the norm is
+    of a class of its own or has no weight, and where somebody watches the layer, its norm or its gain by a hook, so
+    that hooks see what they always see.
     """
     if isinstance(layer, QuantLinear) and layer.takes_steps and not torch.is_grad_enabled():
-        bare = norm is not None and norm._parameters["weight"] is None
-        if not (bare or _watched(layer) or _watched(norm) or _watched(gain)):
+        usual = norm is None or (norm.__class__ is nn.LayerNorm and norm._parameters["weight"] is not None)
+        if usual and not (_watched(layer) or _watched(norm) or _watched(gain)):
             return layer.forward(x, norm, gelu, None if gain is None else gain._parameters["gamma"], residual)
     y: Tensor = layer(x if norm is None else norm(x))
     if gelu:
