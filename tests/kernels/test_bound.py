@@ -182,6 +182,16 @@ def test_what_a_layer_leaves_is_let_go(calls: list[str]) -> None:
     assert left() is None
 
 
+def test_inputs_are_let_go(calls: list[str]) -> None:
+    quantized = layer()
+    inputs = np.ones((5, K), np.float32), np.ones((5, N), np.float32)
+    left = [weakref.ref(memory) for memory in inputs]
+    linear_steps(quantized, torch.from_numpy(inputs[0]), residual=torch.from_numpy(inputs[1]))
+    del inputs
+    gc.collect()
+    assert all(memory() is None for memory in left)
+
+
 class Ops(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()

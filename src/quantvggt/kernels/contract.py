@@ -111,9 +111,13 @@ class RotateQuantize:
         """R, 0 without a basis."""
         return 0 if self.basis is None else self.basis.shape[1]
 
-    def empty(self, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Room for the result, or for that of another x."""
-        x, rank = self.x if x is None else x, self.rank
+    def empty(self) -> tuple[Tensor, Tensor]:
+        """Room for the result."""
+        return self.room(self.x, self.rank)
+
+    @staticmethod
+    def room(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """For the result of this x."""
         *rows, k = x.shape
         q = x.new_empty(*rows, k + rank, dtype=torch.int8)
         return q, x.new_empty(*rows, 2 if rank else 1, dtype=torch.float32)
@@ -204,10 +208,14 @@ class IntLinear:
         """Tokens."""
         return self.q.numel() // self.q.shape[-1]
 
-    def empty(self, q: Tensor | None = None) -> Tensor:
-        """Room for the result, or for that of another q."""
-        q = self.q if q is None else q
-        return q.new_empty(*q.shape[:-1], self.weight_scale.shape[0], dtype=self.out_dtype)
+    def empty(self) -> Tensor:
+        """Room for the result."""
+        return self.room(self.q, self.weight_scale.shape[0], self.out_dtype)
+
+    @staticmethod
+    def room(q: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+        """For the result of this q."""
+        return q.new_empty(*q.shape[:-1], n, dtype=dtype)
 
     def with_weight(self, prepared: Any) -> "IntLinear":
         """This step with the weight as a backend's `prepare` gave it."""
@@ -414,7 +422,7 @@ class Backend(ABC):
     def bind(self, step: Any) -> Callable[..., Any] | None:
         """A `RotateQuantize` or `IntLinear` that it accepts, not prepared, as a function of what differs from call to
         call: x, or q, row_scale and residual, as a step has them. They have rows, the step's types and its channels.
-        None if that isn't quicker."""
+        Those of `step` itself it doesn't hold. None if that isn't quicker."""
         return None
 
 

@@ -75,30 +75,30 @@ class RotatePath(CpuPath):
         return self.bind(step)(step.x)
 
     def bind(self, step: RotateQuantize) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        d, kind = step.x.shape[-1], TYPES[step.x.dtype]
+        d, kind, rank = step.x.shape[-1], TYPES[step.x.dtype], step.rank
         m = 1 if step.signs is None else inner_order(d)
-        hadamard = _hadamard(m) if m > 1 else None
-        before = _addresses(
+        tensors = (
             step.norm_weight,
             step.norm_bias,
             step.shift,
             step.presmooth,
             step.signs,
-            hadamard,
+            _hadamard(m) if m > 1 else None,
             step.smooth,
             step.clip,
             step.basis,
             step.basis_scale,
         )
-        sizes = d, m, step.bits, step.rank
+        fixed = _addresses(*tensors)
+        sizes = d, m, step.bits, rank
         tokens = step.frame_tokens, step.special_tokens, step.special_bits, step.asymmetric
         factor, eps = d**-0.5, step.norm_eps
 
-        def run(x: Tensor, held: Any = (step, hadamard)) -> tuple[Tensor, Tensor]:
-            q, scale = step.empty(x)
+        def run(x: Tensor, held: object = tensors) -> tuple[Tensor, Tensor]:
+            q, scale = RotateQuantize.room(x, rank)
             rows, threads = x.numel() // d, torch.get_num_threads()
             given, *out = _addresses(x, q, scale)
-            self._call(given, *before, *out, kind, rows, *sizes, *tokens, threads, factor, eps)
+            self._call(given, *fixed, *out, kind, rows, *sizes, *tokens, threads, factor, eps)
             return q, scale
 
         return run
@@ -119,15 +119,15 @@ class LinearPath(CpuPath):
         return self.bind(step)(step.q, step.row_scale, step.residual)
 
     def bind(self, step: IntLinear) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-        weight, width, residual_type = step.weight, step.q.shape[-1], 0
-        if step.residual is not None:
-            residual_type = TYPES[step.residual.dtype]
-        fixed = _addresses(weight, step.weight_scale, step.branch, step.branch_scale, step.bias, step.gain)
-        kinds = TYPES[step.out_dtype], residual_type, weight.dtype is torch.int32, step.gelu
-        sizes = weight.shape[0], step.channels, step.rank
+        residual_type = 0 if step.residual is None else TYPES[step.residual.dtype]
+        tensors = step.weight, step.weight_scale, step.branch, step.branch_scale, step.bias, step.gain
+        fixed = _addresses(*tensors)
+        width, n, dtype = step.q.shape[-1], step.weight.shape[0], step.out_dtype
+        kinds = TYPES[dtype], residual_type, step.weight.dtype is torch.int32, step.gelu
+        sizes = n, step.channels, step.rank
 
-        def run(q: Tensor, row_scale: Tensor, residual: Tensor | None) -> Tensor:
-            y = step.empty(q)
+        def run(q: Tensor, row_scale: Tensor, residual: Tensor | None, held: object = tensors) -> Tensor:
+            y = IntLinear.room(q, n, dtype)
             rows, threads = q.numel() // width, torch.get_num_threads()
             given, scale, *beside = _addresses(q, row_scale, residual, y)
             self._call(given, scale, *fixed, *beside, *kinds, rows, *sizes, threads)
