@@ -13,7 +13,7 @@ from quantvggt.kernels.ops import dequantize_weight
 from quantvggt.nn.quant_weight import QuantWeight
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
-HELD = 1 << 19  # all such layers of VGGT-1B together take 11 MB in bfloat16
+HELD = 1 << 19  # numbers, or twice as many of a 1x1: all such layers of VGGT-1B together take 17 MB in bfloat16
 
 
 class Held(NamedTuple):
@@ -30,8 +30,9 @@ class QuantConv2d(QuantWeight):
     N are the output channels, K = kernel rows * kernel columns * input channels in that order, the last fastest: so the
     dequantized weight lies as channels_last has it. The weight is made floating point, in the input's dtype, for each
     call: next to the convolution of a whole map that costs nothing. Only one of up to `HELD` numbers is kept, since
-    asking for it may take longer than its convolution. Sums over a window cross tokens, which each have a scale of
-    their own, so there are no integer activations.
+    asking for it may take longer than its convolution, and a 1x1 of up to twice as many: PyTorch lays out any other
+    float weight channels last for each call, which takes as long. Sums over a window cross tokens, which each have a
+    scale of their own, so there are no integer activations.
     """
 
     _float: Held | None = None
@@ -65,7 +66,7 @@ class QuantConv2d(QuantWeight):
         return module
 
     def forward(self, x: Tensor) -> Tensor:
-        small = self.out_features * self.in_features <= HELD
+        small = self.out_features * self.in_features <= (2 * HELD if self.kernel == (1, 1) else HELD)
         weight = self._held(x.dtype) if small else self.float_weight(x.dtype)
         bias = self._buffers["bias"]
         bias = None if bias is None else bias.to(x.dtype)
