@@ -98,7 +98,7 @@ def _unobserved() -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch.is_grad_enabled()
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()
         or torch.autograd._profiler_enabled()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()

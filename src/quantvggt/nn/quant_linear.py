@@ -275,5 +275,5 @@ def mark_frames(module: nn.Module, tokens: int, special: int, columns: int | Non
 
 def _output_dtype(x: Tensor) -> torch.dtype:
     device = "cpu" if x.is_cpu else x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if autocast else x.dtype
+    autocast = x.is_cpu or torch.amp.is_autocast_available(device)
+    return torch.get_autocast_dtype(device) if autocast and torch.is_autocast_enabled(device) else x.dtype

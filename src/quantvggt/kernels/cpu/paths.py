@@ -4,7 +4,7 @@ import ctypes
 import math
 from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
