@@ -101,7 +101,7 @@ def test_quantize_inspect_evaluate_reconstruct_view(
         "cameras.json", "colmap", "points.ply", "scene.glb", "depth", "scene.npz", "scene.html", "nerfstudio",
         "trajectory.txt",
     }  # fmt: skip
-    assert (made["left_out"], made["refined"]) == ([], None)
+    assert (made["left_out"], made["borrowed_lens"], made["refined"]) == ([], [], None)
     assert {path.name for path in (scene / "colmap" / "images").iterdir()} == {f"{index}.jpg" for index in range(4)}
     page = tmp_path / "page.html"
     assert run_json(capsys, "view", str(scene), "-o", str(page), "--no-open")["page"] == str(page)

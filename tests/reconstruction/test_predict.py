@@ -107,7 +107,7 @@ def test_cameras_that_are_not_finite_are_an_error(clip: Clip) -> None:
         reconstruct(Lost(clip), clip)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("spoiled", ["extrinsics", "intrinsics", "depth"])
+@pytest.mark.parametrize("spoiled", ["extrinsics", "depth"])
 def test_a_frame_that_is_not_finite_is_left_out(clip: Clip, spoiled: str) -> None:
     class Lost(Oracle):
         def answers(self, images: torch.Tensor) -> Answers:
@@ -128,6 +128,78 @@ def test_a_frame_that_is_not_finite_is_left_out(clip: Clip, spoiled: str) -> Non
     np.testing.assert_array_equal(scene.depth, truth.depth[kept])
     np.testing.assert_array_equal(scene.images, truth.images[kept])
     assert [frame["path"] for frame in scene.provenance["source"]["frames"]] == ["0.jpg", "1.jpg", "3.jpg"]
+
+
+class LensLost(Oracle):
+    """Has this for the focal lengths of some frames, and their poses with what is behind them before them."""
+
+    focal, frames, turned = 0.0, [2], False
+
+    def answers(self, images: torch.Tensor) -> Answers:
+        answers = super().answers(images)
+        assert answers.extrinsics is not None
+        assert answers.intrinsics is not None
+        lens, pose = answers.intrinsics.clone(), answers.extrinsics.clone()
+        lens[0, :, 0, 0] *= torch.arange(4) + 1
+        for axis in (0, 1):
+            lens[0, self.frames, axis, axis] = self.focal
+        if self.turned:
+            pose[0, self.frames] *= torch.tensor([-1.0, 1, -1])[:, None]
+        return replace(answers, extrinsics=pose, intrinsics=lens)
+
+
+@pytest.mark.parametrize("focal", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("heads", [("camera", "depth", "point"), ("camera", "depth")])
+def test_a_frame_without_a_field_of_view_borrows_the_median_lens(
+    clip: Clip, focal: float, heads: tuple[str, ...]
+) -> None:
+    oracle = LensLost(clip, heads)
+    oracle.focal = focal
+    with pytest.warns(UserWarning, match=rf"no field of view for {clip.names[2]} \(1 of 4 frames\)") as told:
+        scene = reconstruct(oracle, clip)  # type: ignore[arg-type]
+    assert len(told) == 1
+    assert scene.names == clip.names
+    assert scene.provenance["borrowed_lens"] == [clip.names[2]]
+    truth = truth_scene(clip)
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0] / truth.intrinsics[0, 0, 0], [1, 2, 2, 4], rtol=1e-5)
+    np.testing.assert_allclose(scene.intrinsics[2, 1, 1], truth.intrinsics[2, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(scene.extrinsics, truth.extrinsics, atol=1e-5)
+    np.testing.assert_array_equal(scene.depth, truth.depth)
+    seen = truth.depth[2] > 0
+    pixels, _ = project(scene.points[2][seen], scene.extrinsics[2], scene.intrinsics[2])
+    rows, columns = np.nonzero(seen)
+    np.testing.assert_allclose(pixels, np.stack([columns, rows], -1) + 0.5, atol=1e-2)
+
+
+def test_one_that_has_its_points_behind_it_stands_where_they_say(clip: Clip) -> None:
+    oracle, truth = LensLost(clip), truth_scene(clip)
+    oracle.turned, oracle.frames = True, [1, 2, 3]
+    with pytest.warns(UserWarning, match="no field of view"):
+        scene = reconstruct(oracle, clip)  # type: ignore[arg-type]
+    assert scene.provenance["borrowed_lens"] == clip.names[1:]
+    np.testing.assert_allclose(scene.intrinsics, truth.intrinsics, rtol=1e-5)
+    np.testing.assert_allclose(scene.extrinsics, truth.extrinsics, atol=1e-3)
+    with pytest.warns(UserWarning, match="no field of view"):
+        believed = reconstruct(LensLost(clip), clip)  # type: ignore[arg-type]
+    np.testing.assert_allclose(believed.extrinsics, truth.extrinsics, atol=1e-5)
+
+
+def test_where_no_frame_has_a_lens_the_spare_one_stands_in(clip: Clip) -> None:
+    oracle, truth = LensLost(clip, ("camera", "depth")), truth_scene(clip)
+    oracle.frames = [0, 1, 2, 3]
+    with pytest.raises(QuantVGGTError, match="field of view of zero"):
+        reconstruct(oracle, clip)  # type: ignore[arg-type]
+    scene = reconstruct(oracle, clip, spare=truth.intrinsics[0], tell=False)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(scene.intrinsics, truth.intrinsics[[0] * 4])
+    assert scene.provenance["borrowed_lens"] == clip.names
+
+
+def test_known_lenses_are_never_borrowed_ones(clip: Clip) -> None:
+    truth = truth_scene(clip)
+    known = truth.intrinsics.astype(np.float64)
+    scene = reconstruct(LensLost(clip), clip, intrinsics=known)  # type: ignore[arg-type]
+    assert "borrowed_lens" not in scene.provenance
+    np.testing.assert_array_equal(scene.intrinsics, truth.intrinsics)
 
 
 def test_a_model_that_sees_nothing_gets_cameras_from_its_points(clip: Clip) -> None:

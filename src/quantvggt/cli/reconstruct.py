@@ -255,6 +255,7 @@ def reconstruct(
         "output": str(output),
         "frames": len(scene.names),
         "left_out": left_out,
+        "borrowed_lens": scene.provenance.get("borrowed_lens", []),
         "height": height,
         "width": width,
         "points": len(cloud),

@@ -1,6 +1,7 @@
 """Images to a Scene with a model, quantized or not."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,15 @@ from numpy.typing import NDArray
 
 from quantvggt.core.errors import InputError, QuantVGGTError
 from quantvggt.models import Answers, Given, Model
+from quantvggt.reconstruction.answered import array_of, cameras_of, has_focal
 from quantvggt.reconstruction.geometry import to_camera, unproject
 from quantvggt.reconstruction.lens import clip_lens
-from quantvggt.reconstruction.resection import resect
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.preprocess import covered, frame_mappings
 
 Array = NDArray[np.float32]
+_REMEDY = "check the model's weights, and run it in float32 or bfloat16"
 NEEDED_HEADS = {"depth": ("camera", "depth"), "pointmap": ("camera", "point")}
 
 
@@ -27,6 +29,8 @@ def reconstruct(
     model_name: str = "VGGT",
     intrinsics: NDArray[np.float64] | None = None,
     given: Given | None = None,
+    spare: NDArray[np.float32] | None = None,
+    tell: bool = True,
 ) -> Scene:
     """Run the model on a clip, where the model lives and in its dtype.
 
@@ -36,9 +40,12 @@ def reconstruct(
     White padding, transparency and values that aren't finite get depth 0 and confidence 0.
     intrinsics: known ones [S, 3, 3], in pixels of the user's pictures (of the frames where there are none), which stand
     in for the model's. given: what the model is told beforehand (`Model.takes`), in pixels of the frames.
-    A frame whose camera isn't finite, or none of whose depths is, is left out, with one warning for all of them.
+    A frame whose pose isn't finite, or none of whose depths is, is left out, with one warning for all of them. One that
+    has no field of view borrows the other frames' median intrinsics (`answered.cameras_of`), also with one warning, and
+    is named in provenance["borrowed_lens"].
     If the camera head gives no field of view in any frame, cameras are those that the point head's points imply, with a
-    warning.
+    warning. spare: intrinsics [3, 3] in pixels of the frames, for frames without a field of view if none here has one.
+    tell: if not, frames that are left out or borrow are not warned of.
     Raises InputError if `points` is unknown, the model lacks a head, the frames don't fit its patches or the GPU's
     memory, or all are transparent everywhere; QuantVGGTError if no frame is left.
     """
@@ -57,18 +64,27 @@ def reconstruct(
             f"{frames} frames of {width}x{height} at once are more than the GPU's memory, or what it may take of it "
             "(--max-memory), has room for: take fewer frames (--frames), or chunks of fewer (--chunk)"
         ) from error
-    extrinsics, lenses = _cameras(answers)
+    extrinsics, lenses, borrowed = cameras_of(answers, spare, borrow=intrinsics is None)
     if intrinsics is not None:
         lenses = _known(intrinsics, clip)
     usable = _usable(answers, points, extrinsics, lenses)
-    _tell_left_out(clip.names, usable)
+    if not usable.any():
+        raise QuantVGGTError(
+            "the model's cameras are not finite, or its depth, in any frame (an overflow, or a field of view of zero); "
+            f"{_REMEDY}"
+        )
+    names = [name for name, kept in zip(clip.names, usable, strict=True) if kept]
+    lent = [name for name, kept in zip(clip.names, usable & borrowed, strict=True) if kept]
+    if tell:
+        tell_left_out([name for name in clip.names if name not in names], len(clip.names))
+        tell_borrowed(lent, len(clip.names))
     depth, depth_conf, world, world_conf = (
         array[usable] for array in _dense(answers, points, extrinsics, lenses, shown)
     )
     images = clip.images[torch.from_numpy(usable)].permute(0, 2, 3, 1)
     quantization = model.quantization
     return Scene(
-        names=[name for name, kept in zip(clip.names, usable, strict=True) if kept],
+        names=names,
         images=(images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
         extrinsics=extrinsics[usable],
         intrinsics=lenses[usable],
@@ -85,6 +101,7 @@ def reconstruct(
             **({} if model.attention_bits == 16 else {"attention_bits": model.attention_bits}),
             **({} if intrinsics is None else {"intrinsics": "given"}),
             **({} if given is None else dict.fromkeys(sorted(given.known()), "given")),
+            **({"borrowed_lens": lent} if lent else {}),
             **({"scale": "metric"} if answers.metric else {}),
             "source": _source(clip, usable),
         },
@@ -100,51 +117,29 @@ def check_request(model: Model, points: str) -> None:
         raise InputError(f"points={points!r} needs a model with a {' and a '.join(missing)} head, this one has none")
 
 
-def _cameras(answers: Answers) -> tuple[Array, Array]:
-    """The model's extrinsics and intrinsics; those its points imply if it sees nothing at all, see `reconstruct`."""
-    extrinsics, lenses = _array(answers.extrinsics), _array(answers.intrinsics)
-    blind = np.isfinite(extrinsics).all() and not any(_has_focal(lens) for lens in lenses)
-    if not blind or answers.points is None:
-        return extrinsics, lenses
-    found = [resect(*frame) for frame in zip(_array(answers.points), _array(answers.points_conf), strict=True)]
-    if any(camera is not None for camera in found):
-        warnings.warn(
-            "the model's camera head sees nothing (a field of view of zero); cameras are taken from its points "
-            "instead, so expect little of them: check the model's weights",
-            stacklevel=3,
-        )
-    height, width = answers.size
-    for frame, camera in enumerate(found):
-        if camera is not None:
-            pose, focal = camera
-            extrinsics[frame] = pose
-            lenses[frame] = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    return extrinsics, lenses
-
-
-def _has_focal(lens: Array) -> bool:
-    return bool(np.isfinite(lens).all() and lens[0, 0] > 0 and lens[1, 1] > 0)
-
-
 def _usable(answers: Answers, points: str, extrinsics: Array, intrinsics: Array) -> NDArray[np.bool_]:
     """Which frames have a finite camera that sees something, and a finite depth (or point) somewhere: bool [S]."""
-    cameras = np.isfinite(extrinsics).all((1, 2)) & np.array([_has_focal(lens) for lens in intrinsics])
+    cameras = np.isfinite(extrinsics).all((1, 2)) & np.array([has_focal(lens) for lens in intrinsics])
     dense = answers.depth if points == "depth" else answers.points
-    return cameras & np.isfinite(_array(dense)).reshape(len(cameras), -1).any(1)
+    return cameras & np.isfinite(array_of(dense)).reshape(len(cameras), -1).any(1)
 
 
-def _tell_left_out(names: list[str], usable: NDArray[np.bool_]) -> None:
-    left_out = [name for name, kept in zip(names, usable, strict=True) if not kept]
-    remedy = "check the model's weights, and run it in float32 or bfloat16"
-    if len(left_out) == len(names):
-        raise QuantVGGTError(
-            "the model's cameras are not finite, or its depth, in any frame (an overflow, or a field of view of zero); "
-            f"{remedy}"
-        )
-    if left_out:
+def tell_left_out(names: Sequence[str], count: int) -> None:
+    """Warn of these frames, if there are any, of `count`."""
+    if names:
         warnings.warn(
-            f"left out, because the model's camera or depth is not finite there: {', '.join(left_out)} "
-            f"({len(left_out)} of {len(names)} frames); {remedy}",
+            f"left out, because the model's camera or depth is not finite there: {', '.join(names)} "
+            f"({len(names)} of {count} frames); {_REMEDY}",
+            stacklevel=3,
+        )
+
+
+def tell_borrowed(names: Sequence[str], count: int) -> None:
+    """Warn of these frames, if there are any, of `count`."""
+    if names:
+        warnings.warn(
+            f"the model gives no field of view for {', '.join(names)} ({len(names)} of {count} frames): they take the "
+            "median focal length of the others, so expect less of them",
             stacklevel=3,
         )
 
@@ -172,9 +167,9 @@ def _dense(
 ) -> tuple[Array, Array, Array, Array]:
     """Depth, its confidence, world points and theirs, blank where they say nothing."""
     if answers.depth is not None:
-        depth, depth_conf = _array(answers.depth), _array(answers.depth_conf)
+        depth, depth_conf = array_of(answers.depth), array_of(answers.depth_conf)
     if points == "pointmap":
-        world, world_conf = _array(answers.points), _array(answers.points_conf)
+        world, world_conf = array_of(answers.points), array_of(answers.points_conf)
         _blank(world, world_conf, shown & np.isfinite(world).all(-1))
         if answers.depth is None:
             seen = [to_camera(xyz, camera)[..., 2] for xyz, camera in zip(world, extrinsics, strict=True)]
@@ -185,12 +180,6 @@ def _dense(
         world, world_conf = unproject(depth, extrinsics, intrinsics), depth_conf.copy()
         _blank(world, world_conf, depth > 0)
     return depth, depth_conf, world, world_conf
-
-
-def _array(values: torch.Tensor | None) -> Array:
-    """Drop the batch of one; a copy, so it may be written to."""
-    assert values is not None, "a head that was asked for gives all of its answers"
-    return np.array(values[0].float().cpu().numpy())
 
 
 def _blank(values: Array, confidence: Array, valid: NDArray[np.bool_]) -> None:

@@ -1,4 +1,5 @@
-"""The camera that a point map implies: which pinhole sees every pixel's point in that pixel.
+"""The camera that a point map implies: which pinhole sees every pixel's point in that pixel, or where one of known lens
+and depth stands.
 
 For models whose camera head fails where their point head doesn't.
 """
@@ -7,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
+
+from quantvggt.core.similarity import umeyama
+from quantvggt.reconstruction.geometry import unproject
 
 Array = NDArray[np.float32] | NDArray[np.float64]
 
@@ -47,6 +51,24 @@ def resect(points: Array, confidence: Array) -> tuple[NDArray[np.float64], float
     if not (np.isfinite(camera).all() and np.isfinite(focal) and in_front.mean() > 0.9):
         return None
     return camera, focal
+
+
+def pose_from_depth(points: Array, confidence: Array, depth: Array, lens: Array) -> NDArray[np.float64] | None:
+    """Points [H, W, 3] in the world, the depth of the same pixels [H, W] and a lens [3, 3] -> world-to-camera [3, 4];
+    None if they imply none.
+
+    Of the pixels whose points are surer than half, by least squares: the similarity between the points and what depth
+    has in the camera's frame. Its scale, what depth's unit is in the world's, moves no point in the picture.
+    """
+    known = np.isfinite(points).all(-1) & np.isfinite(confidence) & np.isfinite(depth) & (depth > 0)
+    if known.sum() < 3:
+        return None
+    known &= confidence >= np.median(confidence[known])
+    seen = unproject(np.where(known, depth, 0)[None], np.eye(3, 4)[None], lens[None])[0]
+    found = umeyama(points[known], seen[known])
+    if not found.scale > 0:
+        return None
+    return np.column_stack([found.rotation, found.translation / found.scale])
 
 
 def _linear(world: NDArray[np.float64], pixels: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -42,7 +42,7 @@ def motion_of(seed: int) -> Similarity:
 def exact(truth: Scene, seen: list[list[str]] | None = None) -> Predict:
     """A `predict.reconstruct` that knows the truth, but tells it in a world of its own each time."""
 
-    def predict(model: object, clip: Clip, points: str, *rest: object) -> Scene:
+    def predict(model: object, clip: Clip, points: str, *rest: object, **more: object) -> Scene:
         rows = [truth.names.index(name) for name in clip.names]
         if seen is not None:
             seen.append(list(clip.names))
@@ -92,6 +92,43 @@ def test_frames_belong_to_the_chunk_that_has_most_around_them() -> None:
     assert owned == {0: [0, 1, 2, 3, 4], 1: [5, 6, 7, 8, 9]}
 
 
+def test_frames_belong_rather_to_a_chunk_where_their_lens_is_their_own() -> None:
+    chunks = [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8]]
+    assert owners(chunks, [{0, 3}, {4, 5}]) == {0: [0, 1, 2, 4, 5], 1: [3, 6, 7, 8]}
+    assert owners(chunks, [{3}, {3, 4}]) == {0: [0, 1, 2, 3, 4], 1: [5, 6, 7, 8]}, "the chunk with fewer lost"
+
+
+def test_lost_lenses_cost_no_frame_and_hold_nothing_together(
+    path: Clip, stub: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames whose lens is lost stand somewhere else, so whatever is joined by them can't be exact."""
+    truth, spares = truth_scene(path), list[object]()
+    right, lost = exact(truth), {0: {1, 6}, 1: {6, 11}, 4: set(range(16, 24)), 5: {3, 20}}
+
+    def losing(model: object, clip: Clip, *rest: object, **more: object) -> Scene:
+        scene, places = right(model, clip, *rest), [truth.names.index(name) for name in clip.names]
+        spares.append(rest[-1])
+        rows = [row for row, place in enumerate(places) if place in lost.get(len(spares) - 1, ())]
+        scene.extrinsics[rows] += 5
+        scene.points[rows] *= -3
+        return replace(scene, provenance={**scene.provenance, "borrowed_lens": [clip.names[row] for row in rows]})
+
+    monkeypatch.setattr(run.predict, "reconstruct", losing)
+    with pytest.warns(UserWarning, match=r"no field of view") as told:
+        scene = reconstruct_long(stub, ClipFrames(path), tmp_path, Chunking(8, 3), progress=False)
+    assert len(told) == 1
+    names = [truth.names[place] for place in (1, 6, 23)]
+    assert scene.provenance["borrowed_lens"] == names, "11 and 16 to 22 have their own in another chunk"
+    assert scene.names == truth.names
+    kept = [place for place, name in enumerate(truth.names) if name not in names]
+    centres, wanted = camera_centres(scene.extrinsics)[kept], camera_centres(truth.extrinsics)[kept]
+    np.testing.assert_allclose(umeyama(centres, wanted).apply(centres), wanted, atol=2e-3)
+    assert spares[0] is None
+    for spare in spares[1:5]:
+        np.testing.assert_allclose(spare, truth.intrinsics[0], rtol=1e-6)
+    assert spares[5:] == [None] * (len(spares) - 5), "in mixed chunks frames without a lens take no part"
+
+
 def test_killed_three_times_it_ends_with_the_same_scene(
     path: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,11 +136,11 @@ def test_killed_three_times_it_ends_with_the_same_scene(
     expected = reconstruct_long(model, frames, tmp_path / "whole", chunking, progress=False)
     original, left = run.predict.reconstruct, [0]
 
-    def dying(*args: object) -> Scene:
+    def dying(*args: object, **more: object) -> Scene:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return original(*args)
+        return original(*args, **more)
 
     monkeypatch.setattr(run.predict, "reconstruct", dying)
     calls = 0
@@ -167,7 +204,7 @@ def test_refining_finds_the_one_lens_and_straightens_the_path(
     truth = truth_scene(path)
     right = exact(truth)
 
-    def astray(model: object, clip: Clip, *args: object) -> Scene:
+    def astray(model: object, clip: Clip, *args: object, **more: object) -> Scene:
         """Each chunk takes the lens for another one, and turns a little with every frame."""
         scene, factor = right(model, clip, *args), 1.03 + 0.03 * np.sin(truth.names.index(clip.names[0]))
         lenses, cameras = scene.intrinsics.copy(), scene.extrinsics.copy()

@@ -1,6 +1,6 @@
 """The chunks in one world as one Scene whose arrays lie on disk."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -18,14 +18,20 @@ from quantvggt.reconstruction.scene import Scene
 Arrays = dict[str, NDArray[Any]]
 
 
-def owners(chunks: Sequence[Sequence[int]]) -> dict[int, list[int]]:
-    """Each place of the sequence once, in the chunk in which it has the most frames on either side."""
-    best: dict[int, tuple[int, int]] = {}
+def owners(chunks: Sequence[Sequence[int]], borrowed: Sequence[Container[int]] | None = None) -> dict[int, list[int]]:
+    """Each place of the sequence once, in the chunk in which it has the most frames on either side.
+
+    borrowed: of each chunk the places of frames whose lens is others'. A chunk in which it is a frame's own comes
+    first, then the one in which most have their own.
+    """
+    best: dict[int, tuple[tuple[float, int], int]] = {}
     for number, places in enumerate(chunks):
+        lent = borrowed[number] if borrowed else ()
+        own = sum(place not in lent for place in places) / max(1, len(places))
         for row, place in enumerate(places):
-            inside = min(row, len(places) - 1 - row)
-            if place not in best or inside > best[place][0]:
-                best[place] = inside, number
+            rank = own if place in lent else 1.0, min(row, len(places) - 1 - row)
+            if place not in best or rank > best[place][0]:
+                best[place] = rank, number
     owned: dict[int, list[int]] = {}
     for place in sorted(best):
         owned.setdefault(best[place][1], []).append(place)
@@ -76,41 +82,45 @@ def assemble(
     provenance: dict[str, Any],
     path: CameraPath | None = None,
 ) -> Scene:
-    """Write the arrays of all frames into `folder`, one file each, and open them as a Scene.
+    """Write the arrays of all frames, in their order, into `folder`, one file each, and open them as a Scene.
 
     chunks: in order, one in memory at a time; owned, worlds: what each contributes, and where it lies. path: cameras
     that take the place of the chunks' own; points are the depth's then. The Scene's arrays are read from the files when
     somebody looks at them, so keep the folder as long as the Scene.
     """
-    count = sum(map(len, owned.values()))
-    names: list[str] = []
-    about: list[dict[str, Any]] = []
+    position = {place: row for row, place in enumerate(sorted(place for places in owned.values() for place in places))}
+    names, about = [""] * len(position), [dict[str, Any]()] * len(position)
     source: dict[str, Any] = {}
     with atomic_folder(folder) as temporary, ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {}
+        files: dict[str, tuple[IO[bytes], int]] = {}
         for number, chunk in enumerate(chunks):
             places = owned.get(number, [])
             if not places:
                 continue
             rows = [chunk.row(place) for place in places]
-            names += [chunk.names[row] for row in rows]
-            about += [chunk.about[row] for row in rows]
+            for place, row in zip(places, rows, strict=True):
+                names[position[place]], about[position[place]] = chunk.names[row], chunk.about[row]
             if not source:
                 source = {**chunk.provenance, **provenance}
             from_depth = chunk.provenance["points"] == "depth"
             arrays = moved(chunk, rows, worlds[number], from_depth)
             for key, values in (arrays if path is None else placed(arrays, path, path.rows(places))).items():
                 if key not in files:
-                    files[key] = stack.enter_context(open(temporary / f"{key}.npy", "wb"))
-                    _begin(files[key], values, count)
-                files[key].write(np.ascontiguousarray(values).data)
+                    file = stack.enter_context(open(temporary / f"{key}.npy", "wb"))
+                    files[key] = file, _begin(file, values, len(position))
+                into, start = files[key]
+                for place, value in zip(places, values, strict=True):
+                    into.seek(start + position[place] * value.nbytes)
+                    into.write(np.ascontiguousarray(value).data)
     if all("scale" in each for each in about):
         source["source"] = {**source["source"], "frames": about}
     arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in files}
     return Scene(names=names, provenance=source, **arrays)
 
 
-def _begin(file: IO[bytes], values: NDArray[Any], count: int) -> None:
+def _begin(file: IO[bytes], values: NDArray[Any], count: int) -> int:
+    """Write the header of an array of `count` such values; where its numbers begin."""
     shape = (count, *values.shape[1:])
     header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_2_0(file, header)
+    return file.tell()

@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from quantvggt.core.errors import InputError, QuantVGGTError
@@ -27,12 +28,13 @@ from quantvggt.reconstruction.long.path import CameraPath, path_of, straightened
 from quantvggt.reconstruction.long.rate import remember_rate
 from quantvggt.reconstruction.long.shared import edge_between
 from quantvggt.reconstruction.long.spots import Spots, joined, kept_spots
-from quantvggt.reconstruction.long.windows import ahead, how_many, windows
+from quantvggt.reconstruction.long.windows import Numbered, ahead, how_many, windows
 from quantvggt.reconstruction.scene import Scene
 from quantvggt.scenes.clip import Clip
 from quantvggt.scenes.picture import quiet_pillow
 from quantvggt.scenes.sequence import Frames
 
+Lens = NDArray[np.float32]
 SMALLEST = 3
 ROOMS = ("core", "kernels", "models", "nn", "reconstruction", "scenes")
 """Whose code a chunk depends on: what other code has finished isn't used."""
@@ -94,6 +96,18 @@ def reconstruct_long(
     return _Run(model, frames, Path(work), chunking, points, model_name, *known, progress, refine, one_lens).scene()
 
 
+class _Chain(NamedTuple):
+    """Chunks and their neighbours. owned: what each contributes; edges: the motions along the chain, none where cameras
+    are known; described: key frames and their features; left_out: names of frames that no chunk could say anything of;
+    borrowed: names, by their places, of those whose lens is that of others."""
+
+    owned: dict[int, list[int]]
+    edges: list[Edge]
+    described: list[tuple[list[int], Any]]
+    left_out: list[str]
+    borrowed: dict[int, str]
+
+
 class _Run:
     def __init__(
         self,
@@ -124,17 +138,21 @@ class _Run:
         total = count + (count > 1) * self.chunking.loops
         with tqdm(total=total, desc="chunks", unit="chunk", disable=not self.progress) as bar:
             count = self._chunks(bar)
-            owned, edges, described, left_out = self._neighbours(count)
-            accepted = list[tuple[str, list[int]]]()
+            chain = self._neighbours(count)
+            owned, edges, accepted = chain.owned, chain.edges, list[tuple[str, list[int]]]()
             if self.chunking.loops and count > 1:
-                edges, accepted = self._loops(owned, edges, described, count, bar)
+                edges, accepted = self._loops(chain, count, bar)
+        predict.tell_left_out(chain.left_out, self.frames.count)
+        predict.tell_borrowed(list(chain.borrowed.values()), self.frames.count)
         worlds = solve(edges, count + len(accepted)) if self.cameras is None else [IDENTITY] * count
-        about = {**asdict(self.chunking), "chunks": count, "loops": len(accepted), "left_out": left_out}
+        about = {**asdict(self.chunking), "chunks": count, "loops": len(accepted), "left_out": chain.left_out}
         path, refined = None, None
         if self.refine:
             path, verdict = self._straightened(owned, worlds, accepted, count)
             refined = verdict.record()
-        provenance = {"chunking": about} | ({} if refined is None else {"refined": refined})
+        provenance: dict[str, Any] = {"chunking": about} | ({} if refined is None else {"refined": refined})
+        if chain.borrowed:
+            provenance["borrowed_lens"] = list(chain.borrowed.values())
         return assemble(self._each(count), owned, worlds, self.work / "scene", provenance, path)
 
     def _straightened(
@@ -163,24 +181,31 @@ class _Run:
 
     def _chunks(self, bar: Any) -> int:
         """Run the model on each chunk that isn't finished; returns how many chunks there are."""
-        number = 0
+        number, lens = 0, None
         with quiet_pillow():
             for window in ahead(windows(self.frames, self.chunking.size, self.chunking.overlap)):
-                if read_chunk(self.store, _name(number)) is None:
-                    clip = self.frames.clip([frame for _, frame in window])
-                    write_chunk(self.store, _name(number), self._predicted(clip, [place for place, _ in window], True))
+                lens = self._finish(number, window, lens)
                 number += 1
                 bar.update()
         if not number:
             raise InputError("no frame could be read; check the pictures or the video")
         return number
 
-    def _predicted(self, clip: Clip, places: list[int], described: bool) -> Chunk:
-        """described: with features of key frames."""
+    def _finish(self, number: int, window: Numbered[Any], spare: Lens | None) -> Lens:
+        """Run the model on a chunk if it isn't finished; returns the median of its intrinsics [3, 3]."""
+        chunk = read_chunk(self.store, _name(number))
+        if chunk is None:
+            clip = self.frames.clip([frame for _, frame in window])
+            chunk = self._predicted(clip, [place for place, _ in window], True, spare)
+            write_chunk(self.store, _name(number), chunk)
+        return np.asarray(np.median(chunk.intrinsics, axis=0))
+
+    def _predicted(self, clip: Clip, places: list[int], described: bool, spare: Lens | None = None) -> Chunk:
+        """described: with features of key frames; spare: see `predict.reconstruct`."""
         lenses = None if self.intrinsics is None else self.intrinsics.of(clip)
-        told = () if self.cameras is None else (self.cameras.of(clip),)
+        given = None if self.cameras is None else self.cameras.of(clip)
         start = time.perf_counter()
-        scene = predict.reconstruct(self.model, clip, self.points, self.model_name, lenses, *told)
+        scene = predict.reconstruct(self.model, clip, self.points, self.model_name, lenses, given, spare, tell=False)
         remember_rate(self.model, len(clip.names), scene.size, time.perf_counter() - start)
         kept = [places[clip.names.index(name)] for name in scene.names]
         keys = key_places(len(clip.names)) if described and self.chunking.loops else []
@@ -188,13 +213,10 @@ class _Run:
         left_out = [name for name in clip.names if name not in scene.names]
         return Chunk.of(scene, kept, left_out, [places[key] for key in keys], features)
 
-    def _neighbours(
-        self, count: int
-    ) -> tuple[dict[int, list[int]], list[Edge], list[tuple[list[int], Any]], list[str]]:
-        """What each chunk contributes, the motions along the chain (none where cameras are known), key frames and their
-        features, and the names of frames that no chunk could say anything of."""
+    def _neighbours(self, count: int) -> _Chain:
         edges, places, described = list[Edge](), list[list[int]](), list[tuple[list[int], Any]]()
         before, names, left_out = None, set[str](), list[str]()
+        borrowed = list[dict[int, str]]()
         for number, chunk in enumerate(self._each(count)):
             if before is not None and self.cameras is None:
                 edges.append(edge_between(before, chunk, (number - 1, number)))
@@ -202,23 +224,26 @@ class _Run:
             described.append((chunk.keys, chunk.features))
             names |= set(chunk.names)
             left_out += chunk.left_out
+            borrowed.append({place: chunk.names[chunk.row(place)] for place in chunk.borrowed})
             before = chunk
-        return owners(places), edges, described, [name for name in dict.fromkeys(left_out) if name not in names]
+        owned = owners(places, borrowed)
+        lent = {
+            place: borrowed[number][place] for number in owned for place in owned[number] if place in borrowed[number]
+        }
+        left_out = [name for name in dict.fromkeys(left_out) if name not in names]
+        return _Chain(owned, edges, described, left_out, dict(sorted(lent.items())))
 
-    def _loops(
-        self,
-        owned: dict[int, list[int]],
-        edges: list[Edge],
-        described: list[tuple[list[int], Any]],
-        count: int,
-        bar: Any,
-    ) -> tuple[list[Edge], list[tuple[str, list[int]]]]:
+    def _loops(self, chain: _Chain, count: int, bar: Any) -> tuple[list[Edge], list[tuple[str, list[int]]]]:
         """The edges, and those of chunks mixed from different parts, as far as the model sees these parts in one place;
-        and the name of each such chunk, with the places of these parts."""
-        size = self.chunking.size
-        mixes = [overview(owned, size)]
-        for a, frame_a, b, frame_b in likely_loops(described)[: max(4, count // 2)]:
-            mixes.append(loop((a, self._chunk(a).frames, frame_a), (b, self._chunk(b).frames, frame_b), size))
+        and the name of each such chunk, with the places of these parts. Frames without a lens of their own hold nothing
+        together."""
+        size, edges = self.chunking.size, chain.edges
+        own = {each: [place for place in places if place not in chain.borrowed] for each, places in chain.owned.items()}
+        mixes = [overview(own, size)]
+        for a, frame_a, b, frame_b in likely_loops(chain.described)[: max(4, count // 2)]:
+            first, second = self._chunk(a).own, self._chunk(b).own
+            if first and second:
+                mixes.append(loop((a, first, frame_a), (b, second, frame_b), size))
         bar.total += len(mixes) - 1
         accepted = list[tuple[str, list[int]]]()
         for number, mix in enumerate(mixes):
@@ -242,7 +267,7 @@ class _Run:
         return edges, accepted
 
     def _mixed(self, name: str, mix: Mix, chunks: Mapping[int, Chunk]) -> Chunk | None:
-        """None if the model has no camera for any of its frames."""
+        """Frames with a camera of their own; None if the model has none for any of them."""
         result = read_chunk(self.store, name)
         if result is None:
             try:
@@ -250,7 +275,7 @@ class _Run:
             except QuantVGGTError:
                 return None
             write_chunk(self.store, name, result)
-        return result
+        return result.only(result.own) if result.own else None
 
     def _each(self, count: int) -> Iterator[Chunk]:
         return map(self._chunk, range(count))

@@ -12,8 +12,8 @@ SAMPLES = 40_000
 
 
 def shared_frames(first: Chunk, second: Chunk) -> list[int]:
-    """The places that both have, ascending."""
-    return sorted(set(first.frames) & set(second.frames))
+    """The places that both have, ascending: those where each has a lens of its own, all if there is none."""
+    return sorted(set(first.own) & set(second.own) or set(first.frames) & set(second.frames))
 
 
 def edge_between(first: Chunk, second: Chunk, names: tuple[int, int]) -> Edge:
