@@ -1,13 +1,16 @@
 """A bent path and the spots that its frames share: bundle adjustment has to straighten it, by geometry alone."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from quantvggt.core.similarity import umeyama
+from quantvggt.reconstruction.bundle import Unrefined
 from quantvggt.reconstruction.geometry import camera_centres, project
+from quantvggt.reconstruction.long import path
 from quantvggt.reconstruction.long.path import CameraPath, straightened
 from quantvggt.reconstruction.long.spots import Spots, joined
 from quantvggt.reconstruction.points import Tracks
@@ -132,6 +135,34 @@ def test_what_cannot_be_shown_to_be_better_is_not_taken() -> None:
     found, verdict = straightened(truth, nothing, one_lens=True)
     assert found is None
     assert verdict.reason == "the pictures share no spots"
+
+
+@pytest.mark.parametrize("how", ["raises", "not finite"])
+def test_what_the_first_round_gained_outlives_a_second_that_fails(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, whole, rounds = around(), path.adjust, list[float]()
+    start, spots = bent(truth, 1.04), numbered(spots_on(truth))
+
+    def failing(model: Any, config: Any, loss_scale: float, lens: bool) -> None:
+        whole(model, config, loss_scale, lens)
+        rounds.append(loss_scale)
+        if len(rounds) == fails:
+            if how == "raises":
+                raise Unrefined("the adjustment diverged")
+            model.cameras[1].params = [np.nan, np.nan, 64, 48]
+
+    monkeypatch.setattr(path, "adjust", failing)
+    fails = 2
+    found, verdict = straightened(start, spots, one_lens=True)
+    assert len(rounds) == 2
+    assert verdict.reason is None
+    assert found is not None
+    assert off(found, truth) < 0.2 * off(start, truth)
+    rounds.clear()
+    fails = 1
+    found, verdict = straightened(start, spots, one_lens=True)
+    assert (found, len(rounds)) == (None, 1)
+    assert verdict.reason is not None
+    assert "diverged" in verdict.reason or "not finite" in verdict.reason
 
 
 def test_what_starts_in_one_pixel_is_one_point() -> None:

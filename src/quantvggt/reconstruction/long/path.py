@@ -92,10 +92,13 @@ def straightened(path: CameraPath, spots: Spots, one_lens: bool) -> tuple[Camera
         if one_lens:
             found = replace(found, intrinsics=np.repeat(np.median(found.intrinsics, 0)[None], len(found.places), 0))
         before = after = judge(path, *judges)
-        for loss in ROUNDS:
-            step, moved = _adjusted(found, points, shown, loss, one_lens)
-            if not (np.isfinite(step.extrinsics).all() and np.isfinite(step.intrinsics).all()):
-                raise Unrefined("the adjusted cameras are not finite")
+        for number, loss in enumerate(ROUNDS):
+            try:
+                step, moved = _adjusted(found, points, shown, loss, one_lens)
+            except Unrefined:
+                if number:  # what the rounds before have found holds
+                    break
+                raise
             step = _followed(path, _back(path, step), moved)
             error = judge(step, *judges)
             if not error < after:
@@ -112,7 +115,7 @@ def straightened(path: CameraPath, spots: Spots, one_lens: bool) -> tuple[Camera
 def _adjusted(
     path: CameraPath, points: Float, tracks: Tracks, loss: float, one_lens: bool
 ) -> tuple[CameraPath, NDArray[np.bool_]]:
-    """After one adjustment; and which frames took part."""
+    """After one adjustment; and which frames took part. Raises Unrefined if it fails."""
     points, tracks = plausible(path, meet(path, tracks, len(points)), tracks)
     seen = np.bincount(tracks.frame, minlength=len(path.places)) >= FEWEST_IN_FRAME
     points, tracks = kept(points, tracks, seen[tracks.frame])
@@ -126,6 +129,8 @@ def _adjusted(
         extrinsics[frame] = model.images[frame + 1].cam_from_world().matrix()
     if one_lens:
         intrinsics[:, (0, 1), (0, 1)] = model.cameras[1].params[:2]
+    if not (np.isfinite(extrinsics).all() and np.isfinite(intrinsics).all()):
+        raise Unrefined("the adjusted cameras are not finite")
     return replace(path, extrinsics=extrinsics, intrinsics=intrinsics), seen
 
 
