@@ -294,7 +294,7 @@ def test_max_memory_caps_a_gpu_before_anything_is_loaded(monkeypatch: pytest.Mon
     capped = []
     monkeypatch.setattr(memory, "cap_gpu", lambda device, most: capped.append((device, most)))
     monkeypatch.setattr(estimate, "plan", lambda *args: None)
-    monkeypatch.setattr(rate, "rate_of", lambda outline, device: rate.Rate(1e9, True))
+    monkeypatch.setattr(rate, "rate_of", lambda *_: rate.Rate(1e9, True))
     frames = ClipFrames(tiny_clip())
     for device, size, expected in (("cuda", "8GB", [("cuda", 8 * 10**9)]), ("cuda", None, []), ("cpu", "8GB", [])):
         capped.clear()

@@ -54,7 +54,8 @@ def plan_of(
         cap_gpu(device_of(args), most)
     device, wanted = device_of(args), (most, args.chunk, args.overlap, not (args.no_loops or args.cameras))
     chunking = plan(outline, count, size, *wanted, device, frames.reading)
-    rate = rate_of(outline, torch.device(device))
+    at_once = count if chunking is None else chunking.size
+    rate = rate_of(outline, at_once, size, torch.device(device))
     found = estimate(outline, count, size, chunking, rate.per_second, frames.reading)
     guess = "" if rate.timed else " (the time is a guess until such a model has run here)"
     expected = f", {found} expected{guess}" if found else ""

@@ -83,6 +83,17 @@ def measure(runs: Mapping[str, Callable[[], Any]], clock: Callable[[], float] = 
     return {name: statistics.median(each) if each else None for name, each in found.items()}
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Of PyTorch and our kernels, meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def rank(times: Mapping[str, float]) -> list[str]:
     """The quickest first; of two that are alike the one that comes first in `times`."""
     left, ranked = dict(times), list[str]()
@@ -134,20 +145,10 @@ def _kept_or_measured(key: tuple[str, str], backends: Sequence[Backend]) -> Seco
 
 def _measured(key: tuple[str, str], usable: Sequence[Backend]) -> Seconds:
     # Whatever the model that waits for this has set.
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), _one_thread():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), one_thread():
         step, floats = SAMPLES[key].make()
         taking = [backend for backend in usable if backend.accepts(step) is None]
         return measure({backend.name: _run(backend, step) for backend in taking} | floats) if len(taking) > 1 else {}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _run(backend: Backend, step: Step) -> Callable[[], Any]:

@@ -1,21 +1,27 @@
 """What a run will take, and how many frames fit."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import da3_recorded
+import quantvggt as qv
+from pi3_models import sane_pi3
 from quantvggt.checkpoint.load import load, outline
 from quantvggt.core.errors import InputError
 from quantvggt.core.memory import peak_memory
-from quantvggt.models import VGGT
+from quantvggt.models import VGGT, Model
 from quantvggt.reconstruction import predict
 from quantvggt.reconstruction.long import estimate as module
+from quantvggt.reconstruction.long import rate
 from quantvggt.reconstruction.long.estimate import BYTES_PER_PIXEL, SCRATCH, Estimate, estimate, largest_chunk, plan
 from quantvggt.reconstruction.long.rate import rate_of, remember_rate
 from quantvggt.reconstruction.long.run import Chunking
 from quantvggt.scenes.synthetic import make_path
+from tiny import tiny_model
 
 SIZE = (112, 112)
 
@@ -80,11 +86,11 @@ def test_more_frames_take_longer_and_chunks_less_than_all_at_once() -> None:
 
 
 def test_the_rate_of_the_last_run_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(rate, "cache_folder", lambda: tmp_path)
     model = outline("vggt-nano")
     remember_rate(model, 4, SIZE, 2.0)
-    cpu = torch.device("cpu")
-    assert rate_of(model, cpu) == (pytest.approx(model.operations(4, *SIZE) / 2), True)
+    at = (4, SIZE, torch.device("cpu"))
+    assert rate_of(model, *at) == (pytest.approx(model.operations(4, *SIZE) / 2), True)
     with torch.device("meta"):
         larger = VGGT(replace(model.config, depth=model.config.depth + 1))
     fast = outline("vggt-nano")
@@ -92,11 +98,67 @@ def test_the_rate_of_the_last_run_is_remembered(tmp_path: Path, monkeypatch: pyt
     rounded = outline("vggt-nano")
     rounded.attention_bits = 8
     for other in (larger, fast, rounded, outline("vggt-nano", torch.bfloat16)):
-        assert not rate_of(other, cpu).timed, "of another model, or run in another way"
-    (tmp_path / "quantvggt" / "rates.json").write_text("[]")
-    guessed = rate_of(model, cpu)
+        assert not rate_of(other, *at).timed, "of another model, or run in another way"
+    (tmp_path / "rates.json").write_text("[]")
+    guessed = rate_of(model, *at)
     assert guessed.per_second > 0
     assert not guessed.timed
+
+
+def quantized() -> VGGT:
+    return qv.quantize(tiny_model(), "w4a4", "rtn", rest="w4a8", progress=False)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("make", [tiny_model, quantized, da3_recorded.sane_model, sane_pi3])
+def test_before_a_run_the_rate_is_guessed_from_a_block_of_the_model(
+    make: Callable[[], Model], mixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two frames that take half a second in one thread of three."""
+    monkeypatch.setattr(rate, "cache_folder", lambda: tmp_path)
+    qv.save(make(), tmp_path / "model")
+    model = outline(tmp_path / "model", "mixed" if mixed else None)
+    seen, threads = list[torch.Tensor](), torch.get_num_threads()
+
+    def measured(runs: Mapping[str, Callable[[], torch.Tensor]]) -> dict[str, float]:
+        assert torch.get_num_threads() == 1
+        seen.extend(run() for run in runs.values())
+        return dict.fromkeys(runs, 0.5)
+
+    monkeypatch.setattr(rate, "measure", measured)
+    torch.set_num_threads(3)
+    try:
+        found = rate_of(model, 2, (56, 56), torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    tokens, dim = model.trunk.special + 16, seen[0].shape[-1]
+    assert seen[0].shape == (2, tokens, dim)
+    assert bool(seen[0].isfinite().all()), "as a layer computes, no numbers that were never set"
+    linear, attention = 24 * dim**2 * 2 * tokens, 4 * dim * 2 * tokens**2
+    assert found == (pytest.approx(rate.SHARE_OF_BLOCK * 3 * (linear + attention) / 0.5), False)
+
+
+def test_of_many_frames_no_more_than_a_thousand_tokens_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate, "cache_folder", lambda: tmp_path)
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(rate, "measure", lambda runs: {"": shapes.append(tuple(runs[""]().shape)) or 1.0})
+    for count, size in ((300, (112, 112)), (300, (504, 504)), (1, (504, 504))):
+        rate_of(outline("vggt-nano"), count, size, torch.device("cpu"))
+    assert [shape[0] * shape[1] <= 1024 or shape[0] == 1 for shape in shapes] == [True] * 3
+    assert [shape[0] for shape in shapes] == [1024 // 69, 1, 1]
+    assert shapes[1][1] == 36 * 36 + 5
+
+
+def test_where_the_blocks_are_a_familys_own_a_product_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate, "cache_folder", lambda: tmp_path)
+    model = outline("vggt-nano")
+    model.aggregator.frame_blocks[0] = torch.nn.Identity()
+    monkeypatch.setattr(rate, "measure", lambda runs: {"": 2.0 / runs[""]().shape[0]})
+    found = rate_of(model, 4, SIZE, torch.device("cpu"))
+    per_second = rate.SHARE_OF_PRODUCT * 1024**4 * torch.get_num_threads()
+    assert found == (pytest.approx(per_second), False)
 
 
 @pytest.mark.parametrize(

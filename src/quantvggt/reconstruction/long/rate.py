@@ -1,7 +1,10 @@
 """How quickly this machine runs a kind of model, as far as it has been seen."""
 
+import copy
 import json
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +13,18 @@ from quantvggt.core.cache import cache_folder
 from quantvggt.core.errors import InputError
 from quantvggt.core.files import atomic_file
 from quantvggt.core.machine import processor
+from quantvggt.kernels.measured import measure, one_thread
 from quantvggt.models import Model
+from quantvggt.models.cost import block_operations
+from quantvggt.nn.block import Block
+from quantvggt.nn.quant_linear import mark_frames
 
 FILE = "rates.json"
-GUESSED_SHARE = 0.3  # of what a bare product reaches, where no run has been timed yet
+SHARE_OF_BLOCK = 0.7
+"""Of what one block reaches, where no run has been timed yet: heads and whatever isn't a product are slower."""
+SHARE_OF_PRODUCT = 0.3  # of what a bare product reaches, for families whose blocks we can't run
 _SIDE = 1024
+_TOKENS = 1024  # a block is timed on whole frames of so many together, at least one
 
 
 class Rate(NamedTuple):
@@ -24,17 +34,44 @@ class Rate(NamedTuple):
     timed: bool
 
 
-def rate_of(outline: Model, device: torch.device) -> Rate:
-    """Operations a second: as the last run of such a model on this machine had them, else guessed from a product."""
+def rate_of(outline: Model, count: int, size: tuple[int, int], device: torch.device) -> Rate:
+    """Operations a second on so many frames of that height and width: as the last run of such a model on this machine
+    had them, else guessed from a block of the model. Raises InputError if it can't run on such frames."""
     kept = _kept().get(_kind(outline, device))
     if isinstance(kept, float) and kept > 0:
         return Rate(kept, True)
-    dtype = outline.products or outline.dtype
-    a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
-    a @ b
-    start = time.perf_counter()
-    (a @ b).sum().item()
-    return Rate(GUESSED_SHARE * 2 * _SIDE**3 / (time.perf_counter() - start), False)
+    block = outline.get_submodule(outline.trunk.places[0].name)
+    if isinstance(block, Block):
+        return Rate(SHARE_OF_BLOCK * _of_block(block, outline, count, size, device), False)
+    a, b = (torch.randn(_SIDE, _SIDE, device=device).to(outline.products or outline.dtype) for _ in range(2))
+    return Rate(SHARE_OF_PRODUCT * 2 * _SIDE**3 / _seconds(lambda: a @ b, device), False)
+
+
+def _of_block(block: Block, outline: Model, count: int, size: tuple[int, int], device: torch.device) -> float:
+    """Operations a second of a block of the trunk, by some of the frames. All of its numbers are 1, which every tensor
+    of a layer may hold: they don't matter to the time."""
+    block = copy.deepcopy(block).to_empty(device=device)
+    for values in block.state_dict().values():
+        values.fill_(1)
+    tokens = outline.trunk.special + (size[0] // outline.patch_size) * (size[1] // outline.patch_size)
+    mark_frames(block, tokens, outline.trunk.special)
+    frames, dim = min(count, max(1, _TOKENS // tokens)), block.norm1.normalized_shape[0]
+    x = torch.randn(frames, tokens, dim, device=device).to(outline.dtype)
+    mixed = nullcontext() if outline.products is None else torch.autocast(device.type, outline.products)
+    with torch.inference_mode(), mixed:
+        return block_operations(dim, frames * tokens, tokens) / _seconds(lambda: block(x), device)
+
+
+def _seconds(run: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """On a CPU processor time of one thread, divided among all: on a busy machine nothing else says how quick it is."""
+    if device.type == "cpu":
+        with one_thread():
+            taken = measure({"": run})[""]
+        threads = torch.get_num_threads()
+    else:
+        taken, threads = measure({"": lambda: run().sum().item()}, time.perf_counter)[""], 1
+    assert taken is not None, "the first that is measured always is"
+    return max(taken, 1e-9) / threads
 
 
 def remember_rate(model: Model, count: int, size: tuple[int, int], seconds: float) -> None:
