@@ -6,9 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import quantvggt as qv
-from da3_recorded import sane_model as sane_da3
-from pi3_models import CONFIG_X, sane_pi3
-from tiny import tiny_model
+from families import FAMILIES
 
 
 class Convolutions(TorchDispatchMode):
@@ -28,13 +26,10 @@ def last(x):
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
-MODELS = {"vggt": tiny_model, "da3": sane_da3, "pi3x": lambda: sane_pi3(CONFIG_X)}
-
-
 @pytest.mark.parametrize("rest", [None, "w4a8"])
 @pytest.mark.parametrize("family", ["vggt", "da3"])  # those with the head of models/dpt
 def test_maps_lie_channels_last(tmp_path, family, rest):
-    qv.save(qv.quantize(MODELS[family](), "w4a8", "rtn", rest=rest, progress=False), tmp_path / "small")
+    qv.save(qv.quantize(FAMILIES[family](), "w4a8", "rtn", rest=rest, progress=False), tmp_path / "small")
     model = qv.load(tmp_path / "small", dtype=torch.bfloat16)
     patch = model.patch_size
     images = torch.rand(1, 2, 3, 2 * patch, 3 * patch).bfloat16()
@@ -48,10 +43,10 @@ def test_maps_lie_channels_last(tmp_path, family, rest):
         assert [tuple(weight.shape) for _, weight in watch.found if not last(weight)] == []
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", ["vggt", "da3", "pi3x"])  # those with convolutions in their heads
 def test_float_weights_are_laid_out_once_on_the_way_to_a_gpu(tmp_path, family):
     """The meta device, whose tensors have strides and no numbers, stands for it."""
-    qv.save(MODELS[family](), tmp_path / "model")
+    qv.save(FAMILIES[family](), tmp_path / "model")
     here, there = (qv.load(tmp_path / "model", torch.bfloat16, device).state_dict() for device in ("cpu", "meta"))
     weights = [name for name, value in there.items() if value.ndim == 4]
     assert len(weights) > 5

@@ -13,18 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 import quantvggt as qv
-from da3_recorded import sane_model as sane_da3
-from pi3_models import sane_pi3
+from families import FAMILIES
 from quantvggt.kernels import registry
 from quantvggt.models import graphs
 from tiny import CONFIG, tiny_clip, tiny_model
 
-FAMILIES = {
-    "vggt": lambda: tiny_model(CONFIG),
-    "dinov2": lambda: tiny_model(replace(CONFIG, patch_embed="dinov2_vits14_reg", embed_dim=384, num_heads=6)),
-    "da3": sane_da3,
-    "pi3": sane_pi3,
-}
+DINO = replace(CONFIG, patch_embed="dinov2_vits14_reg", embed_dim=384, num_heads=6)
+MODELS = {**FAMILIES, "dinov2": lambda: tiny_model(DINO)}
 
 
 WAITING = ("local_scalar", "nonzero", "unique", "masked_select")
@@ -209,7 +204,7 @@ def test_a_graph_that_does_not_read_its_images_is_found_out(gpu, model, monkeypa
 def test_heads_know_the_frames_of_a_trunk_that_is_replayed(gpu, family):
     """Special tokens have bits of their own, in the layers behind the trunk too."""
     own = qv.quantize(
-        FAMILIES[family](),
+        MODELS[family](),
         "w4a4-s8",
         "rtn",
         rest="w4a8",
@@ -265,10 +260,10 @@ class FromNumbers(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(("scheme", "attention"), [("w4a8", "exact"), ("w4a8", "fast"), ("w8a8-fp8", "exact")])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_trunks_stay_on_the_gpu(family, scheme, attention):
     """The meta device stands for the GPU. What is kept of a shape, its first pass brings there."""
-    small = qv.quantize(FAMILIES[family](), scheme, "rtn", progress=False).to("meta")
+    small = qv.quantize(MODELS[family](), scheme, "rtn", progress=False).to("meta")
     small.attention = attention
     images = torch.empty(1, 2, 3, 2 * small.patch_size, 3 * small.patch_size, device="meta")
     found = []

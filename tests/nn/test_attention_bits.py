@@ -6,20 +6,11 @@ import pytest
 import torch
 
 import quantvggt as qv
-from da3_recorded import sane_model
-from pi3_models import CONFIG, CONFIG_X, sane_pi3
+from families import FAMILIES
 from quantvggt.core.errors import InputError
 from quantvggt.nn import block
 from quantvggt.nn.block import Attention
-from tiny import sane_model as sane_vggt
-from tiny import tiny_clip, tiny_model
-
-FAMILIES = {
-    "vggt": tiny_model,
-    "da3": sane_model,
-    "pi3": lambda: sane_pi3(CONFIG),
-    "pi3x": lambda: sane_pi3(CONFIG_X),
-}
+from tiny import sane_model, tiny_clip, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,7 +72,7 @@ def test_that_no_kernel_has_it_is_said_once() -> None:
 
 
 def test_a_scene_says_so() -> None:
-    model, clip = sane_vggt(), tiny_clip(frames=2)
+    model, clip = sane_model(), tiny_clip(frames=2)
     assert "attention_bits" not in qv.reconstruct(model, clip).provenance
     model.attention_bits = 8
     assert qv.reconstruct(model, clip).provenance["attention_bits"] == 8

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import quantvggt as qv
-from da3_recorded import SMALLEST, sane_model, seeded_model
-from pi3_models import CONFIG, CONFIG_X, sane_pi3
+from da3_recorded import SMALLEST, seeded_model
+from families import FAMILIES
 from quantvggt.core.errors import InputError
 from quantvggt.nn.block import Attention
 from quantvggt.nn.quant_linear import mark_frames
@@ -25,14 +25,6 @@ def test_a_grid_of_patches_stands_for_all() -> None:
     assert (kept > 0).tolist() == [[True, False, True, False, True], [False] * 5, [True, False, True, False, True]]
     assert torch.allclose(kept.sum(), torch.tensor(15.0))
     assert seen_by_others(17, 2, 5, 1, CPU).tolist() == [0] * 17
-
-
-FAMILIES = {
-    "vggt": tiny_model,
-    "da3": sane_model,
-    "pi3": lambda: sane_pi3(CONFIG),
-    "pi3x": lambda: sane_pi3(CONFIG_X),
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import da3_recorded
 import quantvggt as qv
-from pi3_models import sane_pi3
+from families import FAMILIES
 from quantvggt.checkpoint.load import load, outline
 from quantvggt.core.errors import InputError
 from quantvggt.core.memory import peak_memory
@@ -110,7 +109,7 @@ def quantized() -> VGGT:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("make", [tiny_model, quantized, da3_recorded.sane_model, sane_pi3])
+@pytest.mark.parametrize("make", [*FAMILIES.values(), quantized], ids=[*FAMILIES, "quantized"])
 def test_before_a_run_the_rate_is_guessed_from_a_block_of_the_model(
     make: Callable[[], Model], mixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
