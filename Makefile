@@ -31,7 +31,7 @@ test-sanitizers: $(READY)  ## the kernels' tests, native code checked at every a
 		$(BIN)/python -m pytest tests/kernels \
 		--ignore tests/kernels/test_memory.py --ignore tests/kernels/triton  # no limiting its memory; no code of ours
 
-test-arm: $(READY)  ## the kernels' tests on ARM, under qemu: g++-aarch64-linux-gnu, qemu-user, several minutes
+test-arm: $(READY)  ## the kernels' tests on ARM, under qemu: g++-aarch64-linux-gnu, qemu-user, 7 minutes of a core
 	$(BIN)/python -m pytest tests/kernels -m slow -k qemu
 
 # What makes PyTorch and its libraries compute as other CPUs do, or (CPU=this) as this one does.
