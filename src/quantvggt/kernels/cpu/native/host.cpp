@@ -40,10 +40,10 @@ void take_tasks(void *pointer) {
     }
 }
 
-struct Scratch {
+struct Memory {
     void *memory = nullptr;
     size_t bytes = 0;
-    ~Scratch() { std::free(memory); }
+    ~Memory() { std::free(memory); }
 };
 
 using GompParallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
@@ -77,8 +77,9 @@ void run_tasks(int64_t tasks, int64_t threads, void (*body)(void *, int64_t), vo
     if (work.failed) throw std::bad_alloc();
 }
 
-void *scratch(size_t bytes) {
-    static thread_local Scratch mine;
+void *scratch(size_t bytes, Scratch whose) {
+    static thread_local Memory both[2];
+    Memory &mine = both[int(whose)];
     if (mine.bytes < bytes) {
         std::free(mine.memory);
         mine.memory = nullptr, mine.bytes = 0;

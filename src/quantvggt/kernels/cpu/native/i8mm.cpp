@@ -13,7 +13,7 @@ struct Matrix : Panels {
     using W = int8_t;
     static constexpr int ROWS = 8, COLS = 8, OFFSET8 = 0, OFFSET4 = 0;
     static constexpr int BLOCK = 2;  // words of one row or column side by side
-    static constexpr int SMALLEST = 2;
+    static constexpr int SMALLEST = 2, ABREAST = 2;
 
     // out[s / 2][c][s % 2] = in[c][s], of activations and weights alike.
     static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {

@@ -124,7 +124,7 @@ struct Linear {
         for (int64_t c = 0; c < cols; c += COLS) {
             const int64_t width = min(COLS, cols - c);
             lay_out_weights(col0 + c, width, w);
-            if (args.branch) lay_out_branch(col0 + c, width, branch_w);
+            if (args.branch) branch.lay_out_few(width, branch_w, args.branch + (col0 + c) * args.rank);
             lay_out_columns(col0 + c, width, columns);
             // One is multiplied; where that leaves the vectors idle, the other is finished meanwhile.
             Tile tiles[2];
@@ -187,12 +187,6 @@ struct Linear {
                 out[2 * j] = typename Isa::W((q[j] & 15) + (Isa::OFFSET4 - 8));
                 out[2 * j + 1] = typename Isa::W((q[j] >> 4) + (Isa::OFFSET4 - 8));
             }
-        });
-    }
-
-    void lay_out_branch(int64_t col0, int64_t width, int32_t *w) const {
-        branch.lay_out_weights(width, w, [=](int64_t c, int64_t k0, int64_t have, typename Isa::W *out) {
-            P::widen8(args.branch + (col0 + c) * args.rank + k0, have, out);
         });
     }
 

@@ -2,112 +2,173 @@
 // basis U are z, and z times U's transpose is taken out of the rows. Both products are those of int_linear, a tile of
 // rows at a time, with U laid out once a call.
 #pragma once
-#include <vector>
-
 #include "args.h"
+#include "host.h"
 #include "numbers.h"
 #include "panels.h"
+#include "vectors.h"
 
 namespace {
 
-// Integers of what `steps` makes of each of the row's `count` numbers, from bottom to top, which are integers.
-template <class Steps>
-inline void round_row(const float *x, int64_t count, Steps steps, float bottom, float top, int8_t *__restrict q) {
-    // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the low bits; and as integers the bits are in
-    // the numbers' order.
-    constexpr float MIDDLE = 0x1.8p23f;
-    const int32_t least = int32_t(as_bits(bottom + MIDDLE)), most = int32_t(as_bits(top + MIDDLE));
-    for (int64_t i = 0; i < count; i++) {
-        int32_t bits = int32_t(as_bits(steps(x[i]) + MIDDLE));
-        bits = bits > least ? bits : least;
-        bits = bits < most ? bits : most;
-        q[i] = int8_t(bits);
-    }
-}
+// Adding it rounds half to even and leaves the integer in the low bits; and as integers the bits are in the numbers' order.
+constexpr float MIDDLE = 0x1.8p23f;
 
-// The row in 8 bits, its absmax as 127: the scale.
-inline float round_to_8_bits(const float *x, int64_t count, int8_t *q) {
+// Of numbers' magnitudes. NaNs count as greater than infinities.
+inline float absmax(const float *x, int64_t count) {
     int32_t top = 0;
     for (int64_t i = 0; i < count; i++) {
         const int32_t magnitude = int32_t(as_bits(x[i]) & 0x7fffffffu);
         top = magnitude > top ? magnitude : top;
     }
-    float scale = as_float(uint32_t(top)) / 127;
-    if (!(scale > 0)) scale = 1;
-    const float inverse = scale < 1e-30f ? 0 : 1 / scale;
-    round_row(x, count, [=](float v) { return v * inverse; }, -127, 127, q);
-    return scale;
+    return as_float(uint32_t(top));
 }
+
+constexpr int WHOLE = 64;  // rows are zero up to a multiple of it
 
 template <class Isa>
 struct LowRank {
     using P = Product<Isa>;
-    static constexpr int ROWS = P::ROWS, COLS = P::COLS, MOST = 64;  // directions
-    struct alignas(64) Line { int32_t words[16]; };
+    using A = typename Isa::A;
+    static constexpr int ROWS = P::ROWS, COLS = P::COLS, MOST = P::FEW;  // directions
 
     const RotateArgs &args;
-    const int64_t rank, width;  // of a row of integers
+    const int64_t rank, width, stride;  // of a row of integers, in numbers: as given back, and in scratch memory
     const P along, back;
-    std::vector<Line> memory;
     int32_t *along_panels = nullptr, *back_panels = nullptr;
 
-    explicit LowRank(const RotateArgs &a) : args(a), rank(a.rank), width(a.d + a.rank), along(a.d), back(a.rank) {
+    explicit LowRank(const RotateArgs &a)
+        : args(a), rank(a.rank), width(a.d + a.rank), stride(up(a.d, WHOLE)), along(a.d), back(a.rank) {
         if (!rank) return;
         const int64_t words = along.steps * up(rank, COLS);
-        memory.resize(ceil(words + back.steps * up(args.d, COLS), 16));
-        along_panels = memory[0].words, back_panels = along_panels + words;
+        along_panels = static_cast<int32_t *>(scratch(4 * (words + back.steps * up(args.d, COLS)), Scratch::CALL));
+        back_panels = along_panels + words;
         for (int64_t c0 = 0; c0 < rank; c0 += COLS)
-            along.lay_out_weights(min(COLS, rank - c0), along_panels + along.steps * c0,
-                                  [=](int64_t c, int64_t k0, int64_t have, typename Isa::W *out) {
-                                      const int8_t *u = args.basis + k0 * rank + c0 + c;
-                                      for (int64_t i = 0; i < have; i++) P::widen8(u + i * rank, 1, out + i);
-                                  });
+            along.lay_out_weights(min(COLS, rank - c0), along_panels + along.steps * c0, args.basis + c0, rank);
         for (int64_t c0 = 0; c0 < args.d; c0 += COLS)
-            back.lay_out_weights(min(COLS, args.d - c0), back_panels + back.steps * c0,
-                                 [=](int64_t c, int64_t k0, int64_t have, typename Isa::W *out) {
-                                     P::widen8(args.basis + (c0 + c) * rank + k0, have, out);
-                                 });
+            back.lay_out_few(min(COLS, args.d - c0), back_panels + back.steps * c0, args.basis + c0 * rank);
     }
 
     // Of the words that `take_out` needs.
-    int64_t scratch_words() const { return rank ? ROWS * (along.steps > back.steps ? along.steps : back.steps) : 0; }
+    int64_t scratch_words() const { return rank ? ROWS * (stride / P::STEP + along.steps) : 0; }
 
-    // Out of up to ROWS rows of x, the first of which is `row0`: `stride` apart, with room for a multiple of COLS numbers.
-    // Then x is multiplied by `signs` if there are any. Writes the rows' z and its scale.
-    void take_out(float *x, int64_t stride, const float *signs, int64_t row0, int64_t height, int32_t *a) const {
+    // Of a row's absmax as 127: the scale of its integers, and what to multiply its numbers by.
+    struct Scale {
+        float scale, inverse;
+
+        explicit Scale(float absmax) {
+            scale = absmax / 127;
+            if (!(scale > 0)) scale = 1;
+            inverse = scale < 1e-30f ? 0 : 1 / scale;
+        }
+    };
+
+    // The row's integers, of which there is a multiple of N; their sum. None is beyond 127, where all numbers are finite.
+    template <int N>
+    static int32_t round(const float *x, int64_t count, float inverse, A *numbers) {
+        Ints sums = {};
+        for (int64_t i = 0; i < count; i += N) {
+            alignas(64) int32_t integers[N];
+            for (int j = 0; j < N; j += LANES) {
+                const Ints v = (Ints)(load(x + i + j) * inverse + MIDDLE);
+                sums += v;
+                std::memcpy(integers + j, &v, sizeof v);
+            }
+            for (int j = 0; j < N; j++) numbers[i + j] = A(int8_t(integers[j]));
+        }
+        uint32_t sum = -uint32_t(count) * as_bits(MIDDLE);
+        for (int i = 0; i < LANES; i++) sum += uint32_t(sums[i]);
+        return int32_t(sum);
+    }
+
+    // Out of up to ROWS rows of x, `apart` from one another, the first of which is `row0`.
+    // Then x is multiplied by `signs`. Writes the rows' z and its scale.
+    void take_out(float *x, int64_t apart, const float *tops, const float *signs, int64_t row0, int64_t height,
+                  int32_t *words) const {
         [[maybe_unused]] typename Isa::Task task_state;
         alignas(64) int32_t acc[ROWS * COLS];
         alignas(64) float dots[ROWS][MOST];
+        alignas(64) A z[ROWS][MOST] = {};
         float factors[ROWS];
         int32_t sums[ROWS];
-        int8_t *q = args.q + row0 * width;  // the row's own integers come later, and these may stand there until then
-        for (int64_t r = 0; r < height; r++) factors[r] = round_to_8_bits(x + r * stride, args.d, q + r * width);
-        along.lay_out_rows(q, width, height, a, sums);
+        uint32_t excess[ROWS];
+        const int tile = P::tile_rows(height);
+        auto *numbers = reinterpret_cast<A *>(words);
+        int32_t *a = words + ROWS * (stride / P::STEP);
+        std::memset(numbers + height * stride, 0, (tile - height) * stride * sizeof(A));
+        for (int64_t r = 0; r < height; r++) {
+            const Scale rounding(tops[r]);
+            factors[r] = rounding.scale;
+            sums[r] = round<WHOLE>(x + r * apart, stride, rounding.inverse, numbers + r * stride);
+        }
+        P::arrange(along.steps, tile, numbers, stride / P::STEP, a);
         for (int64_t c0 = 0; c0 < rank; c0 += COLS) {
             along.multiply(height, a, along_panels + along.steps * c0, acc);
             for (int64_t r = 0; r < height; r++) {
                 const uint32_t excess = P::excess(sums[r], Isa::OFFSET8);
-                for (int64_t c = 0; c < min(COLS, rank - c0); c++)
-                    dots[r][c0 + c] = P::exact(acc[r * COLS + c], excess);
+                for (int c = 0; c < COLS; c++) dots[r][c0 + c] = P::exact(acc[r * COLS + c], excess);
             }
         }
         const float basis_scale = *args.basis_scale;
         for (int64_t r = 0; r < height; r++) {
-            const float share = round_to_8_bits(dots[r], rank, q + r * width + args.d);
-            const float scale = share * factors[r] * basis_scale;
+            const Scale rounding(absmax(dots[r], rank));
+            sums[r] = round<16>(dots[r], rank, rounding.inverse, z[r]);
+            const float scale = rounding.scale * factors[r] * basis_scale;
             args.scale[2 * (row0 + r) + 1] = scale, factors[r] = scale * basis_scale;
+            int8_t *out = args.q + (row0 + r) * width + args.d;
+            for (int64_t c = 0; c < rank; c++) out[c] = int8_t(z[r][c]);
         }
-        back.lay_out_rows(q + args.d, width, height, a, sums);
+        for (int64_t r = 0; r < height; r++) excess[r] = P::excess(sums[r], Isa::OFFSET8);
+        const Part part = {z[0], excess, factors, signs};
+        switch (rank) {
+            case 16: return subtract<16>(x, apart, height, part);
+            case 32: return subtract<32>(x, apart, height, part);
+            default: return subtract<64>(x, apart, height, part);
+        }
+    }
+
+    // What is taken out of rows: their z, [rows][MOST], and by row what its products have too much and their factor.
+    struct Part {
+        const A *z;
+        const uint32_t *excess;
+        const float *factors;
+        const float *signs;
+
+        Part from(int64_t row) const { return {z + row * MOST, excess + row, factors + row, signs}; }
+    };
+
+    template <int RANK>
+    void subtract(float *x, int64_t apart, int64_t height, const Part &part) const {
+        // As many rows as registers hold the numbers of; rows that are not there have room in x.
+        constexpr int ONE = Isa::SMALLEST, SOME = ONE > 4 ? ONE : 4;
+        int64_t r = 0;
+        for (; r + SOME <= height; r += SOME) subtract_from<SOME, RANK>(x + r * apart, apart, part.from(r));
+        for (; r < height; r += ONE) subtract_from<ONE, RANK>(x + r * apart, apart, part.from(r));
+    }
+
+    // All that is used for each channel lies in arrays that nothing else can point to, and all counts are constants, so
+    // that it stays in registers, products as well.
+    template <int R, int RANK>
+    void subtract_from(float *x, int64_t apart, const Part &part) const {
+        constexpr int64_t STEPS = up(ceil(RANK, P::STEP), Isa::BLOCK);
+        alignas(64) int32_t arranged[STEPS * R];
+        int32_t words[STEPS * R];
+        uint32_t excess[R];
+        float factors[R];
+        P::arrange(STEPS, R, part.z, MOST / P::STEP, arranged);
+        std::memcpy(words, arranged, sizeof words);
+        std::memcpy(excess, part.excess, sizeof excess);
+        std::memcpy(factors, part.factors, sizeof factors);
         for (int64_t c0 = 0; c0 < args.d; c0 += COLS) {
-            back.multiply(height, a, back_panels + back.steps * c0, acc);
-            for (int64_t r = 0; r < height; r++) {
-                const uint32_t excess = P::excess(sums[r], Isa::OFFSET8);
-                float *row = x + r * stride + c0;
-                for (int64_t c = 0; c < COLS; c++) {
-                    const float rest = row[c] - P::exact(acc[r * COLS + c], excess) * factors[r];
-                    row[c] = signs ? rest * signs[c0 + c] : rest;
+            alignas(64) int32_t acc[R * COLS];
+            P::template multiply_tile<R>(STEPS, words, back_panels + STEPS * c0, acc);
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < COLS; c += LANES) {
+                    Ints sums;
+                    std::memcpy(&sums, acc + r * COLS + c, sizeof sums);
+                    float *row = x + r * apart + c0 + c;
+                    const Floats products = __builtin_convertvector(sums - int32_t(excess[r]), Floats);
+                    store(row, (load(row) - products * factors[r]) * load(part.signs + c0 + c));
                 }
-            }
         }
     }
 };

@@ -12,23 +12,24 @@
 
 namespace {
 
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t up(int64_t a, int64_t b) { return ceil(a, b) * b; }
+constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t up(int64_t a, int64_t b) { return ceil(a, b) * b; }
 
 struct Panels {
     static constexpr int BLOCK = 1;     // steps come in multiples of it; beyond 1 lay_out(..) arranges activations
     static constexpr int SMALLEST = 1;  // rows of the smallest tile
+    static constexpr int ABREAST = 1;   // steps of a column that stand side by side in a panel of weights
     // Are whole lines of the output written past the caches, by stream_line(..) and after all of them fence()?
     static constexpr bool STREAMS = false;
     // Do products leave the vectors idle, so that the epilogue of the tile before is best done among them?
     static constexpr bool OVERLAPS = false;
     struct Task {};                     // lives as long as a thread multiplies
 
-    // out[s][c] = in[c][s] for `columns` rows, `stride` words apart, of `count` words.
+    // out[s][c] = in[c][s] for `columns` rows, `stride` words apart, of `count` words, which may hold any numbers.
     static void transpose(int64_t count, int columns, const int32_t *in, int64_t stride, int32_t *out) {
         for (int64_t s = 0; s < count; s++)
-            for (int c = 0; c < columns; c++) out[s * columns + c] = in[c * stride + s];
+            for (int c = 0; c < columns; c++) std::memcpy(out + s * columns + c, in + c * stride + s, sizeof *out);
     }
 };
 
@@ -40,6 +41,7 @@ struct Product {
     static constexpr int ROWS = Isa::ROWS, COLS = Isa::COLS;
     static constexpr int STEP = 4 / sizeof(A);
     static constexpr int CHUNK = 64;  // steps laid out together, so that source and target stay in L1
+    static constexpr int FEW = 64;
 
     int64_t k, steps;
 
@@ -66,6 +68,11 @@ struct Product {
         constexpr int next = smaller(R);
         if constexpr (next >= Isa::SMALLEST)
             if (height <= next) return multiply<next>(height, a, w, acc, meanwhile);
+        multiply_tile<R>(steps, a, w, acc, meanwhile);
+    }
+
+    template <int R, class Meanwhile = Nothing>
+    static void multiply_tile(int64_t steps, const int32_t *a, const int32_t *w, int32_t *acc, Meanwhile meanwhile = {}) {
         if constexpr (Isa::OVERLAPS)
             Isa::template tile<R>(steps, a, w, acc, meanwhile);
         else
@@ -80,8 +87,9 @@ struct Product {
     // A tile of activations, [steps][tile rows] words, of rows `stride` apart, and their sums; absent rows are zero.
     void lay_out_rows(const int8_t *q, int64_t stride, int64_t height, int32_t *a, int32_t *sums) const {
         const int tile = tile_rows(height);
-        alignas(64) A numbers[ROWS][CHUNK * STEP] = {};
+        alignas(64) A numbers[ROWS][CHUNK * STEP];
         for (int64_t r = 0; r < height; r++) sums[r] = 0;
+        for (int64_t r = height; r < tile; r++) std::memset(numbers[r], 0, sizeof numbers[r]);
         for (int64_t s0 = 0; s0 < steps; s0 += CHUNK) {
             const int64_t count = min(CHUNK, steps - s0), k0 = s0 * STEP;
             const int64_t have = min(count * STEP, k - k0);
@@ -92,12 +100,17 @@ struct Product {
                 for (int64_t i = have; i < count * STEP; i++) numbers[r][i] = 0;
                 sums[r] += sum;
             }
-            const auto *words = reinterpret_cast<const int32_t *>(numbers);
-            if constexpr (Isa::BLOCK > 1)
-                Isa::lay_out(count, tile, words, CHUNK, a + s0 * tile);
-            else
-                Isa::transpose(count, tile, words, CHUNK, a + s0 * tile);
+            arrange(count, tile, numbers[0], CHUNK, a + s0 * tile);
         }
+    }
+
+    // A tile of numbers that are A's already, in rows `stride` words apart, of whole vectors and aligned as these are.
+    static void arrange(int64_t count, int tile, const A *numbers, int64_t stride, int32_t *a) {
+        const auto *words = reinterpret_cast<const int32_t *>(numbers);
+        if constexpr (Isa::BLOCK > 1)
+            Isa::lay_out(count, tile, words, stride, a);
+        else
+            Isa::transpose(count, tile, words, stride, a);
     }
 
     // A panel of weights, [steps][COLS] words; fill(c, k0, have, out) writes `have` numbers of column c from k0 on, their
@@ -105,12 +118,36 @@ struct Product {
     template <class Fill>
     void lay_out_weights(int64_t width, int32_t *w, Fill fill) const {
         alignas(64) W numbers[COLS][CHUNK * STEP];
-        std::memset(numbers, 0, sizeof numbers);
         for (int64_t s0 = 0; s0 < steps; s0 += CHUNK) {
             const int64_t count = min(CHUNK, steps - s0), k0 = s0 * STEP;
             const int64_t have = min(count * STEP, k - k0);
-            for (int64_t c = 0; c < width; c++) fill(c, k0, have, numbers[c]);
+            for (int64_t c = 0; c < COLS; c++) fill(min(c, width - 1), k0, have, numbers[c]);
             Isa::transpose(count, COLS, reinterpret_cast<const int32_t *>(numbers), CHUNK, w + s0 * COLS);
+        }
+    }
+
+    // The same of columns of few numbers, one behind another: k is a multiple of 16 up to FEW.
+    void lay_out_few(int64_t width, int32_t *w, const int8_t *q) const {
+        alignas(64) W numbers[COLS][FEW];
+        for (int64_t c = 0; c < COLS; c++) {
+            const int8_t *column = q + min(c, width - 1) * k;
+            for (int64_t i = 0; i < k; i += 16)
+                for (int j = 0; j < 16; j++) numbers[c][i + j] = W(column[i + j] + Isa::OFFSET8);
+        }
+        Isa::transpose(steps, COLS, reinterpret_cast<const int32_t *>(numbers), FEW / STEP, w);
+    }
+
+    // The same of numbers that lie the other way round, k rows of them, `stride` apart; `width` is a multiple of 8.
+    void lay_out_weights(int64_t width, int32_t *w, const int8_t *q, int64_t stride) const {
+        constexpr int TOGETHER = STEP * Isa::ABREAST, PART = COLS < 16 ? COLS : 16;
+        auto *out = reinterpret_cast<W *>(w);
+        for (int64_t k0 = 0; k0 < steps * STEP; k0 += TOGETHER, out += COLS * TOGETHER) {
+            const int8_t *rows[TOGETHER];
+            for (int j = 0; j < TOGETHER; j++) rows[j] = q + min(k0 + j, k - 1) * stride;
+            for (int64_t c0 = 0; c0 < width; c0 += PART)
+                for (int c = 0; c < PART; c++)
+                    for (int j = 0; j < TOGETHER; j++)
+                        out[(c0 + c) * TOGETHER + j] = W(rows[j][c0 + c] + Isa::OFFSET8);
         }
     }
 

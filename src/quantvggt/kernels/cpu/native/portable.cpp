@@ -14,13 +14,16 @@ struct Portable : Panels {
 
     template <int R>
     static void tile(int64_t steps, const int32_t *a, const int32_t *w, int32_t *out) {
-        const float *x = reinterpret_cast<const float *>(a), *y = reinterpret_cast<const float *>(w);
+        const float *y = reinterpret_cast<const float *>(w);
         std::memset(out, 0, sizeof(int32_t) * R * COLS);
         while (steps > 0) {
             Floats acc[R][2] = {};
             const int64_t count = steps < EXACT_STEPS ? steps : EXACT_STEPS;
-            for (int64_t s = 0; s < count; s++, x += R, y += COLS)
-                for (int r = 0; r < R; r++) acc[r][0] += x[r] * load(y), acc[r][1] += x[r] * load(y + LANES);
+            for (int64_t s = 0; s < count; s++, a += R, y += COLS)
+                for (int r = 0; r < R; r++) {
+                    const float x = as_float(uint32_t(a[r]));
+                    acc[r][0] += x * load(y), acc[r][1] += x * load(y + LANES);
+                }
             for (int i = 0; i < R * COLS; i++) out[i] += int32_t(acc[i / COLS][i % COLS / LANES][i % LANES]);
             steps -= count;
         }

@@ -17,15 +17,16 @@ namespace {
 // The butterfly of stride S inside one vector: lane i becomes v[i] + v[i + S], lane i + S v[i] - v[i + S].
 template <int S>
 inline Floats butterfly(Floats v) {
-    Ints partner, sign;
-    for (int i = 0; i < LANES; i++) partner[i] = i ^ S, sign[i] = i & S ? INT32_MIN : 0;
+    Ints partner;
+    Floats sign;
+    for (int i = 0; i < LANES; i++) partner[i] = i ^ S, sign[i] = i & S ? -1 : 1;
 #if defined(__clang__)
     Floats other;
     for (int i = 0; i < LANES; i++) other[i] = v[i ^ S];
 #else
     Floats other = __builtin_shuffle(v, partner);
 #endif
-    return other + (Floats)((Ints)v ^ sign);
+    return add_signed(other, v, sign);
 }
 
 inline Floats butterflies(Floats v) {
@@ -75,9 +76,9 @@ inline void combine_rest(float *x, int64_t n, int64_t half) {
 // Sylvester's H_n on one run of n = 2^i floats.
 void sylvester(float *x, int64_t n) {
     int64_t half = 1;
-    if (n >= 4 * LANES) {
-        for (int64_t i = 0; i < n; i += 4 * LANES) combine<4, true>(x + i, LANES);
-        half = 4 * LANES;
+    if (n >= 8 * LANES) {
+        for (int64_t i = 0; i < n; i += 8 * LANES) combine<8, true>(x + i, LANES);
+        half = 8 * LANES;
     } else if (n >= LANES) {
         for (int64_t i = 0; i < n; i += LANES) store(x + i, butterflies(load(x + i)));
         half = LANES;
@@ -175,21 +176,44 @@ void prepare(const T *source, const float *signs, const RotateArgs &args, float 
     }
 }
 
+// Integers of the row's numbers divided by `scale`, from bottom to top, which are integers.
+inline void round_row(const float *x, int64_t count, float scale, float bottom, float top, int8_t *__restrict q) {
+    const int32_t least = int32_t(as_bits(bottom + MIDDLE)), most = int32_t(as_bits(top + MIDDLE));
+    for (int64_t i = 0; i < count; i++) {
+        int32_t bits = int32_t(as_bits(x[i] / scale + MIDDLE));
+        bits = bits > least ? bits : least;
+        bits = bits < most ? bits : most;
+        q[i] = int8_t(bits);
+    }
+}
+
 // Scale the rotation, divide by smooth, and find the row's range, divide by its scale and round.
 void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
     const int64_t d = args.d;
     const float factor = args.signs ? args.factor : 1, *smooth = args.smooth;
     // The bits of floats compared as signed integers find the maximum, as unsigned ones the minimum, and NaNs
     // stand beyond the infinities. Starting from 0 changes no absmax.
-    int32_t top_bits = 0;
-    uint32_t bottom_bits = 0x80000000u;
-    for (int64_t i = 0; i < d; i++) {
+    constexpr int APART = 32;  // numbers that are compared with one another only in the end
+    int32_t tops[APART] = {};
+    uint32_t bottoms[APART];
+    for (uint32_t &bottom : bottoms) bottom = 0x80000000u;
+    const auto take = [&](int64_t i, int64_t j) {
         float v = x[i] * factor;
         if (smooth) v /= smooth[i];
         x[i] = v;
         const uint32_t bits = as_bits(v);
-        top_bits = int32_t(bits) > top_bits ? int32_t(bits) : top_bits;
-        bottom_bits = bits > bottom_bits ? bits : bottom_bits;
+        tops[j] = int32_t(bits) > tops[j] ? int32_t(bits) : tops[j];
+        bottoms[j] = bits > bottoms[j] ? bits : bottoms[j];
+    };
+    int64_t done = 0;
+    for (; done + APART <= d; done += APART)
+        for (int j = 0; j < APART; j++) take(done + j, j);
+    for (; done < d; done++) take(done, done % APART);
+    int32_t top_bits = 0;
+    uint32_t bottom_bits = 0;
+    for (int j = 0; j < APART; j++) {
+        top_bits = tops[j] > top_bits ? tops[j] : top_bits;
+        bottom_bits = bottoms[j] > bottom_bits ? bottoms[j] : bottom_bits;
     }
     float h = as_float(uint32_t(top_bits)), l = as_float(bottom_bits);
     if (args.clip) h *= args.clip[0], l *= args.clip[1];
@@ -200,7 +224,7 @@ void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
         const float levels = 2 * top + 1;
         scale = (h - l) / levels;
         if (!(scale > 0)) scale = 1;
-        float zero = (-l / scale + 0x1.8p23f) - 0x1.8p23f;  // rounds half to even
+        float zero = (-l / scale + MIDDLE) - MIDDLE;
         zero = zero > 0 ? zero : 0;
         zero = zero < levels ? zero : levels;
         bottom = -zero, top = levels - zero;
@@ -209,7 +233,7 @@ void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
         if (h != h || l != l || !(scale > 0)) scale = 1;
     }
     args.scale[args.rank ? 2 * row : row] = scale;
-    round_row(x, d, [=](float v) { return v / scale; }, bottom, top, args.q + row * (d + args.rank));
+    round_row(x, d, scale, bottom, top, args.q + row * (d + args.rank));
 }
 
 template <class Isa>
@@ -234,19 +258,20 @@ struct Rotation {
     template <class T>
     void rows(int64_t task) const {
         const int64_t d = args.d, first = task * task_rows, end = min(first + task_rows, args.rows);
-        const int64_t padded = up(d, SUMS) + 16;  // a line more, or a tile's rows would share few places in the L1 cache
+        const int64_t padded = up(d, WHOLE) + 16;  // a line more, or a tile's rows would share few places in the L1 cache
         auto *x = static_cast<float *>(scratch(4 * ((together + 2) * padded + low_rank.scratch_words())));
         float *other = x + together * padded, *signs = other + padded;
         auto *words = reinterpret_cast<int32_t *>(signs + padded);
-        if (args.signs)
-            for (int64_t i = 0; i < padded; i++) signs[i] = i < d ? args.signs[i] : 1;
-        else
-            signs = nullptr;
+        for (int64_t i = 0; i < padded; i++) signs[i] = i < d && args.signs ? args.signs[i] : 1;
+        const float *direct = args.signs && !args.rank ? signs : nullptr;  // else the branch comes before them
+        float tops[Isa::ROWS];
         for (int64_t row0 = first; row0 < end; row0 += together) {
             const int64_t height = min(together, end - row0);
-            for (int64_t r = 0; r < height; r++)
-                read(static_cast<const T *>(args.x) + (row0 + r) * d, args.rank ? nullptr : signs, x + r * padded, padded);
-            if (args.rank) low_rank.take_out(x, padded, signs, row0, height, words);
+            for (int64_t r = 0; r < height; r++) {
+                read(static_cast<const T *>(args.x) + (row0 + r) * d, direct, x + r * padded, padded);
+                if (args.rank) tops[r] = absmax(x + r * padded, d);  // while they are in L1
+            }
+            if (args.rank) low_rank.take_out(x, padded, tops, signs, row0, height, words);
             for (int64_t r = 0; r < height; r++) {
                 if (args.signs) hadamard(x + r * padded, other, args);
                 quantize_row(x + r * padded, args, row0 + r);
@@ -256,9 +281,9 @@ struct Rotation {
 
     template <class T>
     void read(const T *source, const float *signs, float *x, int64_t padded) const {
+        for (int64_t i = args.d; i < padded; i++) x[i] = 0;
         if (!args.norm_weight) return prepare(source, signs, args, x);
         for (int64_t i = 0; i < args.d; i++) x[i] = widen(source[i]);
-        for (int64_t i = args.d; i < padded; i++) x[i] = 0;
         layer_norm(x, args);
         prepare(x, signs, args, x);
     }
