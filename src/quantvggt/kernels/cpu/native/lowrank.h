@@ -10,9 +10,6 @@
 
 namespace {
 
-// Adding it rounds half to even and leaves the integer in the low bits; and as integers the bits are in the numbers' order.
-constexpr float MIDDLE = 0x1.8p23f;
-
 // Of numbers' magnitudes. NaNs count as greater than infinities.
 inline float absmax(const float *x, int64_t count) {
     int32_t top = 0;

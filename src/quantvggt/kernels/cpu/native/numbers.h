@@ -12,6 +12,9 @@ struct float16 { uint16_t bits; };
 inline float as_float(uint32_t u) { float f; std::memcpy(&f, &u, 4); return f; }
 inline uint32_t as_bits(float f) { uint32_t u; std::memcpy(&u, &f, 4); return u; }
 
+// Adding it rounds half to even and leaves the integer in the low bits; and as integers the bits are in the numbers' order.
+constexpr float MIDDLE = 0x1.8p23f;
+
 inline float widen(float x) { return x; }
 inline float widen(bfloat16 x) { return as_float(uint32_t(x.bits) << 16); }
 inline float widen(float16 x) {

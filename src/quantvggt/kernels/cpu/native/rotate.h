@@ -176,19 +176,23 @@ void prepare(const T *source, const float *signs, const RotateArgs &args, float 
     }
 }
 
-// Integers of the row's numbers divided by `scale`, from bottom to top, which are integers.
-inline void round_row(const float *x, int64_t count, float scale, float bottom, float top, int8_t *__restrict q) {
-    const int32_t least = int32_t(as_bits(bottom + MIDDLE)), most = int32_t(as_bits(top + MIDDLE));
-    for (int64_t i = 0; i < count; i++) {
-        int32_t bits = int32_t(as_bits(x[i] / scale + MIDDLE));
-        bits = bits > least ? bits : least;
-        bits = bits < most ? bits : most;
-        q[i] = int8_t(bits);
-    }
-}
+// How a row becomes integers: divided by the scale and rounded, from bottom to top, which are integers.
+struct Rounding {
+    float scale, bottom, top;
 
-// Scale the rotation, divide by smooth, and find the row's range, divide by its scale and round.
-void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
+    void operator()(const float *x, int64_t count, int8_t *__restrict q) const {
+        const int32_t least = int32_t(as_bits(bottom + MIDDLE)), most = int32_t(as_bits(top + MIDDLE));
+        for (int64_t i = 0; i < count; i++) {
+            int32_t bits = int32_t(as_bits(x[i] / scale + MIDDLE));
+            bits = bits > least ? bits : least;
+            bits = bits < most ? bits : most;
+            q[i] = int8_t(bits);
+        }
+    }
+};
+
+// Scale the rotation, divide by smooth, and find the row's range and what follows from it.
+Rounding rounding_of(float *__restrict x, const RotateArgs &args, int64_t row) {
     const int64_t d = args.d;
     const float factor = args.signs ? args.factor : 1, *smooth = args.smooth;
     // The bits of floats compared as signed integers find the maximum, as unsigned ones the minimum, and NaNs
@@ -233,18 +237,18 @@ void quantize_row(float *__restrict x, const RotateArgs &args, int64_t row) {
         if (h != h || l != l || !(scale > 0)) scale = 1;
     }
     args.scale[args.rank ? 2 * row : row] = scale;
-    round_row(x, d, scale, bottom, top, args.q + row * (d + args.rank));
+    return {scale, bottom, top};
 }
 
 template <class Isa>
 struct Rotation {
     const RotateArgs &args;
     const LowRank<Isa> low_rank;
-    // Rows that go through a step together: a tile's with a low-rank branch, else one, which stays in L1.
+    // Rows that go through a step together: a tile's with a low-rank branch, else as many as stay in L1.
     const int64_t together, task_rows;
 
     explicit Rotation(const RotateArgs &a)
-        : args(a), low_rank(a), together(a.rank ? Isa::ROWS : 1), task_rows(up(16, together)) {}
+        : args(a), low_rank(a), together(a.rank ? Isa::ROWS : a.d > 1024 ? 1 : 4), task_rows(up(16, together)) {}
 
     static void body(void *pointer, int64_t task) {
         const Rotation &self = *static_cast<const Rotation *>(pointer);
@@ -264,7 +268,7 @@ struct Rotation {
         auto *words = reinterpret_cast<int32_t *>(signs + padded);
         for (int64_t i = 0; i < padded; i++) signs[i] = i < d && args.signs ? args.signs[i] : 1;
         const float *direct = args.signs && !args.rank ? signs : nullptr;  // else the branch comes before them
-        float tops[Isa::ROWS];
+        float tops[Isa::ROWS > 4 ? Isa::ROWS : 4];
         for (int64_t row0 = first; row0 < end; row0 += together) {
             const int64_t height = min(together, end - row0);
             for (int64_t r = 0; r < height; r++) {
@@ -272,9 +276,16 @@ struct Rotation {
                 if (args.rank) tops[r] = absmax(x + r * padded, d);  // while they are in L1
             }
             if (args.rank) low_rank.take_out(x, padded, tops, signs, row0, height, words);
-            for (int64_t r = 0; r < height; r++) {
-                if (args.signs) hadamard(x + r * padded, other, args);
-                quantize_row(x + r * padded, args, row0 + r);
+            // A row is rounded after the next one's range was found, else all would wait for the last steps to its scale.
+            Rounding last = {};
+            for (int64_t r = 0; r <= height; r++) {
+                Rounding next = {};
+                if (r < height) {
+                    if (args.signs) hadamard(x + r * padded, other, args);
+                    next = rounding_of(x + r * padded, args, row0 + r);
+                }
+                if (r > 0) last(x + (r - 1) * padded, d, args.q + (row0 + r - 1) * (d + args.rank));
+                last = next;
             }
         }
     }
