@@ -113,6 +113,13 @@ def test_low_rank_branch(cpu_path, threads, same_bits, d, rank):
         _compare(same_bits, x, signs, None, None, 4, shift, presmooth, asymmetric=True, **frames, **_basis(d, rank))
 
 
+@pytest.mark.parametrize("rows", [*range(2, 14), 33, 65])
+def test_low_rank_branch_of_any_number_of_rows(cpu_path, same_bits, rows):
+    x, signs, smooth, clip = _inputs((rows, 64))
+    for rank in RANKS:
+        _compare(same_bits, x, signs, smooth, clip, 4, **_basis(64, rank))
+
+
 def test_low_rank_branch_without_rotation_of_any_length(cpu_path, same_bits):
     for d in (2, 17, 100, 1023):
         _compare(same_bits, _inputs((29, d))[0], None, None, None, 4, **_basis(d, 16), norm_weight=_before(d)[1])

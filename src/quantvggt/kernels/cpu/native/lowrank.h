@@ -77,10 +77,20 @@ struct LowRank {
         return int32_t(sum);
     }
 
-    // Out of up to ROWS rows of x, `apart` from one another, the first of which is `row0`.
-    // Then x is multiplied by `signs`. Writes the rows' z and its scale.
+    // Out of up to ROWS rows of x, `apart` from one another, the first of which is `row0`; `tops` are their absmaxes. Then
+    // x is multiplied by `signs`. Writes the rows' z and its scale.
     void take_out(float *x, int64_t apart, const float *tops, const float *signs, int64_t row0, int64_t height,
                   int32_t *words) const {
+        switch (rank) {
+            case 16: return take_out_of<16>(x, apart, tops, signs, row0, height, words);
+            case 32: return take_out_of<32>(x, apart, tops, signs, row0, height, words);
+            default: return take_out_of<64>(x, apart, tops, signs, row0, height, words);
+        }
+    }
+
+    template <int RANK>
+    void take_out_of(float *x, int64_t apart, const float *tops, const float *signs, int64_t row0, int64_t height,
+                     int32_t *words) const {
         [[maybe_unused]] typename Isa::Task task_state;
         alignas(64) int32_t acc[ROWS * COLS];
         alignas(64) float dots[ROWS][MOST];
@@ -98,7 +108,7 @@ struct LowRank {
             sums[r] = round<WHOLE>(x + r * apart, stride, rounding.inverse, numbers + r * stride);
         }
         P::arrange(along.steps, tile, numbers, stride / P::STEP, a);
-        for (int64_t c0 = 0; c0 < rank; c0 += COLS) {
+        for (int c0 = 0; c0 < RANK; c0 += COLS) {
             along.multiply(height, a, along_panels + along.steps * c0, acc);
             for (int64_t r = 0; r < height; r++) {
                 const uint32_t excess = P::excess(sums[r], Isa::OFFSET8);
@@ -107,20 +117,19 @@ struct LowRank {
         }
         const float basis_scale = *args.basis_scale;
         for (int64_t r = 0; r < height; r++) {
-            const Scale rounding(absmax(dots[r], rank));
-            sums[r] = round<16>(dots[r], rank, rounding.inverse, z[r]);
+            const Scale rounding(absmax(dots[r], RANK));
+            excess[r] = P::excess(round<16>(dots[r], RANK, rounding.inverse, z[r]), Isa::OFFSET8);
             const float scale = rounding.scale * factors[r] * basis_scale;
             args.scale[2 * (row0 + r) + 1] = scale, factors[r] = scale * basis_scale;
             int8_t *out = args.q + (row0 + r) * width + args.d;
-            for (int64_t c = 0; c < rank; c++) out[c] = int8_t(z[r][c]);
+            for (int c = 0; c < RANK; c++) out[c] = int8_t(z[r][c]);
         }
-        for (int64_t r = 0; r < height; r++) excess[r] = P::excess(sums[r], Isa::OFFSET8);
+        // As many rows together as registers hold the numbers of; rows that are not there have room in x.
+        constexpr int ONE = Isa::SMALLEST, SOME = ONE > 4 ? ONE : 4;
         const Part part = {z[0], excess, factors, signs};
-        switch (rank) {
-            case 16: return subtract<16>(x, apart, height, part);
-            case 32: return subtract<32>(x, apart, height, part);
-            default: return subtract<64>(x, apart, height, part);
-        }
+        int64_t r = 0;
+        for (; r + SOME <= height; r += SOME) subtract<SOME, RANK>(x + r * apart, apart, part.from(r));
+        for (; r < height; r += ONE) subtract<ONE, RANK>(x + r * apart, apart, part.from(r));
     }
 
     // What is taken out of rows: their z, [rows][MOST], and by row what its products have too much and their factor.
@@ -133,19 +142,10 @@ struct LowRank {
         Part from(int64_t row) const { return {z + row * MOST, excess + row, factors + row, signs}; }
     };
 
-    template <int RANK>
-    void subtract(float *x, int64_t apart, int64_t height, const Part &part) const {
-        // As many rows as registers hold the numbers of; rows that are not there have room in x.
-        constexpr int ONE = Isa::SMALLEST, SOME = ONE > 4 ? ONE : 4;
-        int64_t r = 0;
-        for (; r + SOME <= height; r += SOME) subtract_from<SOME, RANK>(x + r * apart, apart, part.from(r));
-        for (; r < height; r += ONE) subtract_from<ONE, RANK>(x + r * apart, apart, part.from(r));
-    }
-
     // All that is used for each channel lies in arrays that nothing else can point to, and all counts are constants, so
     // that it stays in registers, products as well.
     template <int R, int RANK>
-    void subtract_from(float *x, int64_t apart, const Part &part) const {
+    void subtract(float *x, int64_t apart, const Part &part) const {
         constexpr int64_t STEPS = up(ceil(RANK, P::STEP), Isa::BLOCK);
         alignas(64) int32_t arranged[STEPS * R];
         int32_t words[STEPS * R];
