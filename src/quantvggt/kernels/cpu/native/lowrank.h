@@ -62,18 +62,18 @@ struct LowRank {
     // The row's integers, of which there is a multiple of N; their sum. None is beyond 127, where all numbers are finite.
     template <int N>
     static int32_t round(const float *x, int64_t count, float inverse, A *numbers) {
-        Ints sums = {};
+        Words sums = {};
         for (int64_t i = 0; i < count; i += N) {
             alignas(64) int32_t integers[N];
             for (int j = 0; j < N; j += LANES) {
-                const Ints v = (Ints)(load(x + i + j) * inverse + MIDDLE);
+                const Words v = (Words)(load(x + i + j) * inverse + MIDDLE);
                 sums += v;
                 std::memcpy(integers + j, &v, sizeof v);
             }
             for (int j = 0; j < N; j++) numbers[i + j] = A(int8_t(integers[j]));
         }
         uint32_t sum = -uint32_t(count) * as_bits(MIDDLE);
-        for (int i = 0; i < LANES; i++) sum += uint32_t(sums[i]);
+        for (int i = 0; i < LANES; i++) sum += sums[i];
         return int32_t(sum);
     }
 
@@ -160,10 +160,10 @@ struct LowRank {
             P::template multiply_tile<R>(STEPS, words, back_panels + STEPS * c0, acc);
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < COLS; c += LANES) {
-                    Ints sums;
+                    Words sums;
                     std::memcpy(&sums, acc + r * COLS + c, sizeof sums);
                     float *row = x + r * apart + c0 + c;
-                    const Floats products = __builtin_convertvector(sums - int32_t(excess[r]), Floats);
+                    const Floats products = __builtin_convertvector((Ints)(sums - excess[r]), Floats);
                     store(row, (load(row) - products * factors[r]) * load(part.signs + c0 + c));
                 }
         }

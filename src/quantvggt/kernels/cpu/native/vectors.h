@@ -7,6 +7,7 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));  // whose sums may wrap
 
 inline Floats load(const float *p) { Floats v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float *p, Floats v) { std::memcpy(p, &v, sizeof v); }
