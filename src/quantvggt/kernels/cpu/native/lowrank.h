@@ -96,8 +96,7 @@ struct LowRank {
         alignas(64) float dots[ROWS][MOST];
         alignas(64) A z[ROWS][MOST] = {};
         float factors[ROWS];
-        int32_t sums[ROWS];
-        uint32_t excess[ROWS];
+        uint32_t excess[ROWS];  // what the products have too much
         const int tile = P::tile_rows(height);
         auto *numbers = reinterpret_cast<A *>(words);
         int32_t *a = words + ROWS * (stride / P::STEP);
@@ -105,15 +104,14 @@ struct LowRank {
         for (int64_t r = 0; r < height; r++) {
             const Scale rounding(tops[r]);
             factors[r] = rounding.scale;
-            sums[r] = round<WHOLE>(x + r * apart, stride, rounding.inverse, numbers + r * stride);
+            const int32_t sum = round<WHOLE>(x + r * apart, stride, rounding.inverse, numbers + r * stride);
+            excess[r] = P::excess(sum, Isa::OFFSET8);
         }
         P::arrange(along.steps, tile, numbers, stride / P::STEP, a);
         for (int c0 = 0; c0 < RANK; c0 += COLS) {
             along.multiply(height, a, along_panels + along.steps * c0, acc);
-            for (int64_t r = 0; r < height; r++) {
-                const uint32_t excess = P::excess(sums[r], Isa::OFFSET8);
-                for (int c = 0; c < COLS; c++) dots[r][c0 + c] = P::exact(acc[r * COLS + c], excess);
-            }
+            for (int64_t r = 0; r < height; r++)
+                for (int c = 0; c < COLS; c++) dots[r][c0 + c] = P::exact(acc[r * COLS + c], excess[r]);
         }
         const float basis_scale = *args.basis_scale;
         for (int64_t r = 0; r < height; r++) {

@@ -41,7 +41,7 @@ struct Product {
     static constexpr int ROWS = Isa::ROWS, COLS = Isa::COLS;
     static constexpr int STEP = 4 / sizeof(A);
     static constexpr int CHUNK = 64;  // steps laid out together, so that source and target stay in L1
-    static constexpr int FEW = 64;
+    static constexpr int FEW = 64;    // numbers of the longest columns for `lay_out_few`
 
     int64_t k, steps;
 
