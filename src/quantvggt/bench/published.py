@@ -8,7 +8,6 @@ over the whole forward pass: weights stay float32, and autocast keeps a bfloat16
 the published code switches CUDA's autocast off, so on a GPU they run in float32; on a CPU that changes nothing.
 """
 
-import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from types import MethodType
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantvggt.models import VGGT, dpt, graphs, uv
+from quantvggt.models import VGGT, dpt, uv
 from quantvggt.nn import block as block_module
 from quantvggt.nn.fused import LayerScale
 from quantvggt.nn.rope import RopeTables
@@ -28,7 +27,6 @@ FRAMES_PER_CHUNK = 8
 
 def run_the_published_way(model: VGGT) -> None:
     """Change `model`, and what this process's other models share with it, for good: for a process of its own."""
-    os.environ.pop(graphs.ENVIRONMENT, None)
     block_module.MLP_ROWS_PER_CHUNK = block_module.MLP_BYTES_PER_CHUNK = sys.maxsize
     dpt.PIXELS_PER_CHUNK = FRAMES_PER_CHUNK * model.config.img_size**2
     trunk = model.aggregator.forward
@@ -37,6 +35,7 @@ def run_the_published_way(model: VGGT) -> None:
         return trunk(images, range(model.config.depth))
 
     model.aggregator.forward = keep_all  # type: ignore[method-assign]
+    model.aggregator.register_forward_pre_hook(lambda *_: None)  # what is watched is never a CUDA graph
     heads = model._run_heads
 
     def run_heads(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
