@@ -73,7 +73,8 @@ def main() -> None:
         qv.save(small, f"{folder}/small")
         del model, small
         quantized = seconds_by_kind(scheme.name, f"{folder}/small", images)
-    floats = seconds_by_kind("float", arguments.model or config.to_dict(), images)
+    source = arguments.model or {"family": config.family, "config": config.to_dict()}
+    floats = seconds_by_kind("float", source, images)
 
     totals = sum(quantized.values()), sum(floats.values())
     print(f"{'':24} {scheme.name:>7} {'':>6} {'float':>8}", file=sys.stderr)
