@@ -245,7 +245,7 @@ class QuantLinear(QuantWeight):
         gain: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """residual + gain * gelu(y(norm(x))); all but x only if `takes_steps`, see `steps.linear_steps`."""
+        """residual + gain * gelu(y(norm(x))); all but x only if `takes_steps`, see `fused.linear_steps`."""
         dtype = _output_dtype(x)
         own = self._buffers
         y: Tensor
